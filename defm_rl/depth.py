@@ -1,0 +1,381 @@
+"""What a depth image is here, and its normalization into the three channels that the encoders expect.
+
+With d in metres and L = log1p(d), the channels are L / log1p(100), min(L / log1p(9), 1) and L scaled to [0, 1] within
+each image; each is then standardised (the preprocessing published with DeFM 1.1.0). The paper (arXiv 2601.18923) writes
+log1p(10) for the second; the released models were trained with log(10) = log1p(9).
+"""
+
+import math
+import warnings
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+MAX_DEPTH_M = 100.0
+"""Depth beyond this is clipped to it."""
+
+MEAN = (0.248880, 0.495620, 0.492858)
+STD = (0.139357, 0.271314, 0.297177)
+
+_FAR = math.log1p(MAX_DEPTH_M)
+_NEAR = math.log1p(9.0)
+# A channel is x * scale + shift, x being L, min(L, _NEAR) and (L - min L) / (max L - min L).
+_SCALE = (1 / (_FAR * STD[0]), 1 / (_NEAR * STD[1]), 1 / STD[2])
+_SHIFT = tuple(-mean / std for mean, std in zip(MEAN, STD, strict=True))
+_METRES_PER_UNIT = {"m": 1.0, "mm": 1e-3}
+
+DepthImages = Tensor | NDArray[np.generic]
+Size = int | tuple[int, int]
+
+
+class ScaleWarning(UserWarning):
+    """The depth does not look like metres."""
+
+
+def normalize_depth(
+    depth: DepthImages,
+    size: Size | None = None,
+    pad_to: int | None = None,
+    *,
+    unit: str = "m",
+    multiple_of: int | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
+    """Turn depth images into the three standardised channels that DeFM's networks take.
+
+    Holes are 0; NaN and infinities count as holes, negative depth as 0, and depth beyond 100 m as 100 m.
+
+    Args:
+        depth: Depth as `as_depth` accepts it: (H, W), (B, H, W), (B, 1, H, W) or (B, H, W, 1), tensor or array.
+        size: Height and width to resize to, an int for a square; bilinear with antialiasing.
+        pad_to: Pad with zeros on the right and at the bottom to a multiple of this (the BiFPN needs 32).
+        unit: "m" or "mm"; integers are accepted as millimetres only.
+        multiple_of: Round height and width down to a multiple of this by resizing (the ViTs need 14).
+        dtype: Floating dtype of the result; the arithmetic is never in less than float32.
+
+    Returns:
+        (B, 3, H', W') on the device of `depth`.
+
+    Raises:
+        TypeError: The depth's dtype does not go with the unit, or an argument has the wrong type.
+        ValueError: The depth's shape or values, or an argument's value, make no sense.
+    """
+    return normalize_channels(as_depth(depth, unit), size, pad_to, multiple_of=multiple_of, dtype=dtype)
+
+
+def normalize_inverse_depth(
+    inverse: DepthImages,
+    size: Size | None = None,
+    pad_to: int | None = None,
+    *,
+    multiple_of: int | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
+    """Normalize relative inverse depth, such as Depth Anything V2 gives, as in DeFM's pretraining.
+
+    Each image is scaled to [0, 1], where 1 is the nearest, and becomes 10 exp(-5 x) metres.
+
+    Args:
+        inverse: Inverse depth of any scale, integers (uint8) or floats; shapes as in `as_depth`.
+        size: See `normalize_depth`.
+        pad_to: See `normalize_depth`.
+        multiple_of: See `normalize_depth`.
+        dtype: See `normalize_depth`.
+
+    Returns:
+        (B, 3, H', W') on the device of `inverse`.
+
+    Raises:
+        TypeError: The dtype is neither integer nor floating.
+        ValueError: The shape makes no sense.
+    """
+    images = _as_images(_as_tensor(inverse))
+    # Resizing in float32 would be off by 1e-5: the published code does it in float64 here (and only here).
+    images = images.to(torch.float32 if images.device.type == "mps" else torch.float64)
+    images = images.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
+    low, high = images.amin((1, 2), keepdim=True), images.amax((1, 2), keepdim=True)
+    metres = torch.exp((images - low) / (high - low + 1e-8) * -5.0) * 10.0
+    return normalize_channels(metres, size, pad_to, multiple_of=multiple_of, dtype=dtype)
+
+
+def as_depth(depth: DepthImages, unit: str = "m", *, check_values: bool | None = None) -> Tensor:
+    """Accept depth images, or say what is wrong with them.
+
+    (B, 1, H, W) and (B, H, W, 1) are told apart by where the 1 stands; shapes that read both ways are refused.
+
+    Args:
+        depth: (H, W), (B, H, W), (B, 1, H, W) or (B, H, W, 1); a floating tensor or array, or an integer one of 16 bits
+            or more where `unit` is "mm".
+        unit: "m" or "mm".
+        check_values: Refuse depth in which everything is negative. By default on the CPU only: elsewhere the check
+            would wait for the device.
+
+    Returns:
+        (B, H, W), float32, metres, on the device of `depth`. Shares memory with `depth` where nothing had to change.
+
+    Raises:
+        TypeError: `depth` is no tensor or array, or its dtype does not go with the unit.
+        ValueError: The unit is unknown, the shape is wrong or empty, or everything is negative.
+    """
+    if unit not in _METRES_PER_UNIT:
+        raise ValueError(f"unknown unit {unit!r}: depth is in 'm' or 'mm'")
+    images = _as_tensor(depth)
+    if not images.is_floating_point():
+        if unit == "m":
+            raise TypeError(
+                f"depth in metres must be floating, got {images.dtype}: pass unit='mm' if these are millimetres, or "
+                "convert to float metres first"
+            )
+        if images.element_size() == 1:
+            raise TypeError(
+                f"depth in millimetres must have 16 bits or more, got {images.dtype}, which ends at 0.255 m: it looks "
+                "like an image made for display; pass the camera's own depth"
+            )
+    images = _as_images(images).float()
+    if unit == "mm":
+        images = images * _METRES_PER_UNIT[unit]
+    if check_values is None:
+        check_values = images.device.type == "cpu"
+    if check_values and not _is_traced() and _is_negative(images):
+        raise ValueError(
+            f"depth must be positive, got only negative values (such as {images.min().item():.4g}): "
+            "flip the sign if the camera looks along its negative z axis"
+        )
+    return images
+
+
+def normalize_channels(
+    depth: Tensor,
+    size: Size | None = None,
+    pad_to: int | None = None,
+    *,
+    multiple_of: int | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
+    """Do what `normalize_depth` does to depth that `as_depth` has accepted; for use inside networks.
+
+    It does not look at the values, so that it can be exported, compiled and differentiated.
+
+    Args:
+        depth: (B, H, W), floating, metres.
+        size: See `normalize_depth`.
+        pad_to: See `normalize_depth`.
+        multiple_of: See `normalize_depth`.
+        dtype: See `normalize_depth`.
+
+    Returns:
+        (B, 3, H', W').
+
+    Raises:
+        TypeError: `size`, `pad_to`, `multiple_of` or `dtype` has the wrong type.
+        ValueError: `size`, `pad_to` or `multiple_of` makes no sense.
+    """
+    if not dtype.is_floating_point:
+        raise TypeError(f"dtype must be floating, got {dtype}")
+    if depth.dtype != torch.float64:
+        depth = depth.float()  # the logarithm of a half is too coarse
+    target = target_size(depth.shape[1], depth.shape[2], size, multiple_of)
+    if pad_to is not None:
+        _check_positive("pad_to", pad_to)
+    if _is_traced() or (depth.requires_grad and torch.is_grad_enabled()):
+        return _normalize_traceable(depth, target, pad_to).to(dtype)
+    return _normalize_in_place(depth, target, pad_to).to(dtype)
+
+
+def target_size(height: int, width: int, size: Size | None = None, multiple_of: int | None = None) -> tuple[int, int]:
+    """Height and width after resizing an image of `height` x `width`; arguments and errors as in `normalize_depth`."""
+    if size is not None:
+        height, width = _as_size(size)
+    if multiple_of is not None:
+        _check_positive("multiple_of", multiple_of)
+        if height < multiple_of or width < multiple_of:
+            raise ValueError(
+                f"an image of {height}x{width} cannot be rounded down to a multiple of {multiple_of}: "
+                f"pass a size of at least ({multiple_of}, {multiple_of})"
+            )
+        height, width = height - height % multiple_of, width - width % multiple_of
+    return height, width
+
+
+class DepthScaleMonitor:
+    """Warns once when a camera that should see metres has sent many frames and none ever exceeded 1.0.
+
+    Frames without any depth do not count. Once a pixel was beyond 1 m, or the warning was given, it looks no more.
+
+    Args:
+        frames: Number of frames to wait for.
+    """
+
+    def __init__(self, frames: int = 256) -> None:
+        _check_positive("frames", frames)
+        self.frames = frames
+        self.done = False
+        self._seen = 0
+
+    def update(self, depth: Tensor) -> None:
+        """Watch a batch of depth images, (B, H, W), metres; a `ScaleWarning` comes where they look normalised."""
+        if self.done or _is_traced():
+            return
+        peaks = depth.detach().flatten(1).nan_to_num(nan=0.0, posinf=0.0, neginf=0.0).amax(1)
+        if bool((peaks > 1.0).any()):
+            self.done = True
+            return
+        self._seen += int((peaks > 0).sum())
+        if self._seen >= self.frames:
+            self.done = True
+            warnings.warn(
+                f"no pixel exceeded 1.0 in {self._seen} depth images: they look scaled to [0, 1], not in metres. "
+                "Undo the scaling, or ignore this if the camera never sees farther than 1 m.",
+                ScaleWarning,
+                stacklevel=2,
+            )
+
+
+def _is_traced() -> bool:
+    """Whether a graph is being recorded, so that nothing may depend on values."""
+    return torch.compiler.is_compiling() or torch._C._is_tracing()
+
+
+def _as_tensor(depth: DepthImages) -> Tensor:
+    """A tensor over `depth`, without a copy where PyTorch can share the array's memory."""
+    if isinstance(depth, np.ndarray):
+        if depth.dtype.kind not in "fiu" or depth.dtype.itemsize > 8:
+            raise TypeError(f"depth must be floating or integer, got an array of {depth.dtype}")
+        # PyTorch takes neither foreign byte orders nor negative strides, and warns about read-only memory.
+        depth = np.require(depth, depth.dtype.newbyteorder("="), ["C", "W"])
+        return torch.from_numpy(depth)
+    if not isinstance(depth, Tensor):
+        raise TypeError(f"depth must be a torch tensor or a numpy array, got {type(depth).__name__}")
+    if depth.dtype == torch.bool or depth.is_complex():
+        raise TypeError(f"depth must be floating or integer, got a tensor of {depth.dtype}")
+    return depth
+
+
+def _as_images(images: Tensor) -> Tensor:
+    """View any accepted shape as (B, H, W)."""
+    shape = tuple(images.shape)
+    expected = f"expected (H, W), (B, H, W), (B, 1, H, W) or (B, H, W, 1), got {shape}"
+    if len(shape) not in (2, 3, 4):
+        raise ValueError(f"depth has {len(shape)} dimensions: {expected}")
+    if 0 in shape:
+        raise ValueError(f"depth is empty: {expected}")
+    if len(shape) == 2:
+        return images[None]
+    if len(shape) == 3:
+        if shape[2] in (1, 3):
+            raise ValueError(
+                f"depth reads as {shape[0]} images of {shape[1]}x{shape[2]} pixels: {expected}. "
+                "For one image with its channels last, pass depth[..., 0]"
+            )
+        return images
+    if shape[1] == 1 and shape[3] == 1 and shape[2] != 1:
+        raise ValueError(
+            f"depth could have its channel first or last: {expected}. Pass (B, H, W) to say which is meant"
+        )
+    if shape[1] == 1:
+        return images[:, 0]
+    if shape[3] == 1:
+        return images[..., 0]
+    hint = ""
+    if 3 in (shape[1], shape[3]):
+        hint = ". Three channels: pass the depth itself, neither a colour image nor depth that was normalized before"
+    raise ValueError(f"depth must have one channel: {expected}{hint}")
+
+
+def _is_negative(images: Tensor) -> bool:
+    """Whether there are negative values and no other, NaN aside."""
+    if bool((images[0, ::8, ::8] >= 0).any()):  # nearly always, and much cheaper than looking at everything
+        return False
+    return bool((images < 0).any()) and not bool((images >= 0).any())
+
+
+def _check_positive(name: str, value: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | np.integer | torch.SymInt):
+        raise TypeError(f"{name} must be an int, got {value!r}")
+    if value < 1:
+        raise ValueError(f"{name} must be at least 1, got {value}")
+
+
+def _as_size(size: Size | Sequence[int]) -> tuple[int, int]:
+    """An int or (height, width), checked."""
+    if isinstance(size, str | bytes):
+        raise TypeError(f"size must be an int or (height, width), got {size!r}")
+    if isinstance(size, Sequence):
+        if len(size) != 2:
+            raise ValueError(f"size must be an int or (height, width), got {size!r}")
+        height, width = size
+    else:
+        height = width = size
+    _check_positive("size", height)
+    _check_positive("size", width)
+    return height, width
+
+
+def _resize(planes: Tensor, size: tuple[int, int]) -> Tensor:
+    return F.interpolate(planes, size, mode="bilinear", align_corners=False, antialias=True)
+
+
+def _span(low: Tensor, high: Tensor) -> Tensor:
+    """What L - low is divided by: high - low, or 1 where an image is flat and L - low is 0 anyway."""
+    return torch.where(high > low, high - low, 1.0)
+
+
+def _normalize_traceable(depth: Tensor, size: tuple[int, int], pad_to: int | None) -> Tensor:
+    """The definition, out of place so that it can be traced and differentiated."""
+    log_depth = depth.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0).clamp(0.0, MAX_DEPTH_M).log1p()
+    low, high = log_depth.amin((1, 2), keepdim=True), log_depth.amax((1, 2), keepdim=True)
+    # Resizing commutes with affine maps: the first and third channel come from one resized plane.
+    above_low, near = log_depth - low, log_depth.clamp(max=_NEAR)
+    if size != tuple(depth.shape[1:]):
+        above_low, near = _resize(torch.stack((above_low, near), 1), size).unbind(1)
+    channels = torch.stack(
+        (
+            (above_low + low) * _SCALE[0] + _SHIFT[0],
+            near * _SCALE[1] + _SHIFT[1],
+            above_low / _span(low, high) * _SCALE[2] + _SHIFT[2],
+        ),
+        1,
+    )
+    if pad_to is not None:
+        channels = F.pad(channels, (0, -size[1] % pad_to, 0, -size[0] % pad_to))
+    return channels
+
+
+def _normalize_in_place(depth: Tensor, size: tuple[int, int], pad_to: int | None) -> Tensor:
+    """As `_normalize_traceable`, but each channel is written once into its place: several times faster on a CPU."""
+    batch, (height, width), multiple = depth.shape[0], size, pad_to or 1
+    padded = (batch, 3, height + -height % multiple, width + -width % multiple)
+    make = torch.empty if padded[2:] == size else torch.zeros
+    out = make(padded, dtype=depth.dtype, device=depth.device)
+    _write_channels(depth, out[:, :, :height, :width])
+    return out
+
+
+def _write_channels(depth: Tensor, out: Tensor) -> None:
+    """Write the channels of `depth`, (B, H, W), into `out`, (B, 3, H', W')."""
+    low, high = depth.amin((1, 2), keepdim=True), depth.amax((1, 2), keepdim=True)
+    # Simulated depth is mostly clean, and on a CPU asking is cheaper than cleaning; elsewhere it waits for the device.
+    if depth.device.type != "cpu" or not bool(((low >= 0.0) & (high <= MAX_DEPTH_M)).all()):
+        depth = depth.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0).clamp_(0.0, MAX_DEPTH_M)
+        low, high = depth.amin((1, 2), keepdim=True), depth.amax((1, 2), keepdim=True)
+    low, high = low.log1p_(), high.log1p_()
+    first, second, third = out.unbind(1)
+    # torch.add(shift, x, alpha=scale) writes x * scale + shift in one pass, and wants the shift as a tensor.
+    shifts = [depth.new_full((), shift) for shift in _SHIFT]
+    if out.shape[2:] == depth.shape[1:]:
+        above_low = depth.log1p()
+        torch.add(shifts[1], above_low, alpha=_SCALE[1], out=second).clamp_(max=_NEAR * _SCALE[1] + _SHIFT[1])
+        above_low.sub_(low)
+    else:
+        planes = depth.new_empty(depth.shape[0], 2, *depth.shape[1:])
+        torch.log1p(depth, out=planes[:, 0])
+        torch.clamp(planes[:, 0], max=_NEAR, out=planes[:, 1])
+        planes[:, 0].sub_(low)
+        above_low, near = _resize(planes, (out.shape[2], out.shape[3])).unbind(1)
+        torch.add(shifts[1], near, alpha=_SCALE[1], out=second)
+    torch.add(low * _SCALE[0] + _SHIFT[0], above_low, alpha=_SCALE[0], out=first)
+    torch.add(shifts[2], above_low.div_(_span(low, high)), alpha=_SCALE[2], out=third)

@@ -1,0 +1,308 @@
+"""Depth in, features out: a DeFM network with its normalization, frozen or trained."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Self
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from defm_rl.depth import as_depth, normalize_channels
+from defm_rl.encoders.freezing import freeze, unfreeze
+from defm_rl.encoders.inference import FrozenRunner
+from defm_rl.encoders.output import EncoderOutput
+from defm_rl.encoders.pooling import make_pool
+from defm_rl.encoders.weights import WeightsInfo
+from defm_rl.encoders.zoo import CARDS, load_encoder
+
+Size = int | tuple[int, int]
+
+
+class DepthEncoder(nn.Module):
+    """A DeFM encoder that takes metric depth and gives one vector per image.
+
+    What is frozen stays frozen: its weights are buffers outside `parameters()` and `state_dict()`, `apply()` does not
+    reach them, `train()` leaves them in evaluation mode, and no gradient graph is built through them. A checkpoint
+    holds the encoder's name and the sha256 of its weights instead, and both are verified when it is loaded.
+
+    Args:
+        encoder: A published model's name, see `list_encoders()`.
+        weights: "hub", the path of a `.pth` or `.safetensors` file, or "random".
+        features: "global", a map ("P3", "P4", "P5"; "P14" for a ViT), or several of them, concatenated in that order.
+        pool: How a map becomes a vector: "mean", "columns" (mean over height), "grid" (averages over a grid of cells),
+            "spatial_softmax", "attention" (learned with the policy) or "flatten". Default: "grid".
+        grid: Rows and columns of the "grid" pool.
+        bifpn: Whether the CNNs' maps pass through the BiFPN, as they were distilled, or come from the backbone.
+        trainable: "none", "all", or the names of the stages to train (`list_encoders()` has them).
+        image_size: Height and width of the depth that will come, before any resize. Needed by the pools whose size
+            depends on it, "columns" and "flatten".
+        size: Resizes to this height and width (or square side) first.
+        unit: Unit of the depth: "m", or "mm" for integers.
+        revision: The Hub revision (branch, tag or commit).
+        cache_dir: The Hub's cache directory.
+        seed: Seeds random weights.
+
+    Attributes:
+        feature_dim: Length D of the feature vector.
+        provenance: Which weights these are, with their sha256.
+
+    Raises:
+        ValueError: For an unknown encoder, feature, pool or stage, each with what there is.
+        WeightsUnavailableError: Where the weights are neither here nor to be had.
+    """
+
+    def __init__(
+        self,
+        encoder: str = "defm_resnet18",
+        *,
+        weights: str = "hub",
+        features: str | Sequence[str] = "global",
+        pool: str | None = None,
+        grid: Sequence[int] = (2, 4),
+        bifpn: bool = True,
+        trainable: str | Sequence[str] = "none",
+        image_size: Size | None = None,
+        size: Size | None = None,
+        unit: str = "m",
+        revision: str | None = None,
+        cache_dir: str | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.encoder_name = encoder
+        self.net = load_encoder(encoder, weights, revision=revision, cache_dir=cache_dir, seed=seed)
+        self.provenance: WeightsInfo = self.net.provenance
+        self.card = CARDS[encoder]
+        self.features = (features,) if isinstance(features, str) else tuple(features)
+        self.bifpn = bifpn
+        self.size = _pair(size)
+        self.unit = unit
+        self._check_features()
+        # The Bi-FPN adds levels of unlike strides cell by cell: sizes must divide. A ViT cuts the image into patches.
+        self._pad_to = self.card.size_multiple if self._uses_bifpn else None
+        self._multiple_of = self.card.size_multiple if self.card.family == "vit" else None
+
+        map_input = self.size or _pair(image_size)
+        self.pools = nn.ModuleDict()
+        self.feature_dim = 0
+        for name in self.features:
+            if name == "global":
+                self.feature_dim += self.card.channels["global"]
+                continue
+            map_size = None if map_input is None else self._map_size(name, map_input)
+            channels = self.card.bifpn_channels if self._uses_bifpn else self.card.channels[name]
+            assert channels is not None
+            self.pools[name], dim = make_pool(pool or "grid", channels, map_size, (int(grid[0]), int(grid[1])))
+            self.feature_dim += dim
+
+        self._runner: FrozenRunner | None = None
+        self._trainable: tuple[str, ...] = ()
+        freeze(self.net, lambda _: True)
+        self.unfreeze(trainable)
+        self.train(self.training)
+
+    @property
+    def trainable(self) -> tuple[str, ...]:
+        """Names of the stages that are trained; empty where the network is frozen."""
+        return self._trainable
+
+    @property
+    def frozen(self) -> bool:
+        """Whether features depend on the image alone: nothing here, a learned pool included, is trained."""
+        return next(self.parameters(), None) is None
+
+    @property
+    def device(self) -> torch.device:
+        """The device the network is on."""
+        tensor = next(self.net.parameters(), None)
+        return (tensor if tensor is not None else next(self.net.buffers())).device
+
+    def forward(self, depth: Tensor | np.ndarray) -> Tensor:
+        """Features of a batch of depth images.
+
+        Args:
+            depth: Depth in the encoder's unit, as `normalize_depth` takes it: (B, H, W), (B, 1, H, W), (B, H, W, 1).
+
+        Returns:
+            (B, feature_dim) float32, with a gradient graph only through what is trained.
+        """
+        depth = as_depth(depth, self.unit)
+        if depth.device != self.device:
+            depth = depth.to(self.device)
+        return self._pooled(depth)
+
+    def encode(self, depth: Tensor | np.ndarray, *, chunk: int = 1024) -> Tensor:
+        """Features without gradients, the fast way: what a frozen encoder does once per frame.
+
+        Args:
+            depth: As for `forward`.
+            chunk: Images that are encoded at once at the most, which bounds the memory.
+
+        Returns:
+            (B, feature_dim) float32.
+        """
+        with torch.no_grad():
+            depth = as_depth(depth, self.unit)
+            if depth.device != self.device:
+                depth = depth.to(self.device)
+            run: Callable[[Tensor], Tensor] = self._pooled
+            if self.frozen and depth.device.type == "cpu":
+                if self._runner is None:
+                    self._runner = FrozenRunner(self._pooled)
+                run = self._runner
+            if len(depth) <= chunk:
+                return run(depth)
+            return torch.cat([run(part) for part in depth.split(chunk)])
+
+    def maps(self, depth: Tensor | np.ndarray) -> EncoderOutput:
+        """What the network gives before any pooling, for looking at and for heads of one's own."""
+        depth = as_depth(depth, self.unit).to(self.device)
+        return self._raw(depth)
+
+    def unfreeze(self, trainable: str | Sequence[str]) -> list[nn.Parameter]:
+        """Makes (more of) the network trainable.
+
+        Only parameters that the chosen features depend on become trainable: an optimizer has no use for the others.
+
+        Args:
+            trainable: "none", "all", or stage names.
+
+        Returns:
+            The parameters that were not trainable before, to be given to an optimizer.
+
+        Raises:
+            ValueError: For a stage that the network does not have.
+        """
+        stages = self._stages(trainable)
+        if not stages:
+            return []
+        prefixes = self.net.stage_prefixes()
+        wanted = tuple(prefix for stage in stages for prefix in prefixes[stage])
+        thawed = unfreeze(self.net, lambda name: name.startswith(wanted))
+        unused = self._unused(thawed)
+        freeze(self.net, lambda name: name in unused)
+        self._trainable = tuple(s for s in prefixes if s in stages or s in self._trainable)
+        self._runner = None
+        self.train(self.training)
+        new = [parameter for name, parameter in thawed.items() if name not in unused]
+        for parameter in new:
+            # Optimizers are handed a flat list of parameters: this is how they tell the encoder's apart.
+            parameter.is_defm_encoder = True  # type: ignore[attr-defined]
+        return new
+
+    def train(self, mode: bool = True) -> Self:
+        """Sets training mode, except for what is frozen: stochastic depth must not come back to life there."""
+        super().train(mode)
+        prefixes = self.net.stage_prefixes()
+        trained = tuple(prefix for stage in self._trainable for prefix in prefixes[stage])
+        for name, module in self.net.named_modules():
+            # By name, since a stochastic depth has no weights that would say whether it is frozen.
+            module.training = mode and f"{name}.".startswith(trained) if trained else False
+        return self
+
+    def apply(self, fn: Callable[[nn.Module], None]) -> Self:
+        """Applies `fn` to everything but the network: policies initialise their layers so, and would overwrite it."""
+        for pool in self.pools.values():
+            pool.apply(fn)
+        fn(self)
+        return self
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """What a checkpoint keeps of the frozen part: which encoder it was."""
+        return {"encoder": self.encoder_name, "sha256": self.provenance.sha256, "trainable": list(self._trainable)}
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """Verifies that a checkpoint was made with this encoder.
+
+        Raises:
+            RuntimeError: Where it was another encoder, or other weights of it, as for anything else in a state dict that
+                does not fit.
+        """
+        if state["encoder"] != self.encoder_name:
+            raise RuntimeError(
+                f"The checkpoint was made with encoder {state['encoder']!r}, this policy has {self.encoder_name!r}."
+            )
+        everything_is_loaded = len(self._trainable) == len(self.net.stage_prefixes())
+        if state["sha256"] != self.provenance.sha256 and not everything_is_loaded:
+            raise RuntimeError(
+                f"The checkpoint was made with other weights of {self.encoder_name!r} (sha256 {state['sha256']}) than "
+                f"those loaded here from {self.provenance.source!r} (sha256 {self.provenance.sha256}). "
+                "Frozen weights are not part of a checkpoint: pass the same weights= as in training."
+            )
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_runner": None}  # threads and compiled graphs are not copied
+
+    def extra_repr(self) -> str:
+        """The settings, in the order of the constructor."""
+        return f"{self.encoder_name}, features={self.features}, dim={self.feature_dim}, trainable={self._trainable}"
+
+    @property
+    def _uses_bifpn(self) -> bool:
+        return self.bifpn and self.card.family != "vit" and any(name != "global" for name in self.features)
+
+    def _raw(self, depth: Tensor) -> EncoderOutput:
+        x = normalize_channels(depth, self.size, pad_to=self._pad_to, multiple_of=self._multiple_of)
+        output: EncoderOutput = self.net(x, bifpn=self.bifpn, features=self.features)
+        return output
+
+    def _pooled(self, depth: Tensor) -> Tensor:
+        output = self._raw(depth)
+        vectors = []
+        for name in self.features:
+            if name == "global":
+                assert output.global_features is not None
+                vectors.append(output.global_features)
+            else:
+                vectors.append(self.pools[name](output.maps[name]))
+        return vectors[0] if len(vectors) == 1 else torch.cat(vectors, dim=1)
+
+    def _check_features(self) -> None:
+        known = ("global", *self.card.levels)
+        unknown = [name for name in self.features if name not in known]
+        if unknown or not self.features or len(set(self.features)) < len(self.features):
+            raise ValueError(
+                f"features of {self.encoder_name} must be one or more of {', '.join(known)}, each once; "
+                f"got {self.features!r}."
+            )
+
+    def _map_size(self, level: str, image_size: tuple[int, int]) -> tuple[int, int]:
+        stride, (height, width) = self.card.strides[level], image_size
+        if self._multiple_of:
+            return height // stride, width // stride
+        if self._pad_to:
+            height, width = (-(-side // self._pad_to) * self._pad_to for side in (height, width))
+        return -(-height // stride), -(-width // stride)
+
+    def _stages(self, trainable: str | Sequence[str]) -> tuple[str, ...]:
+        known = tuple(self.net.stage_prefixes())
+        if trainable == "all":
+            return known
+        if trainable == "none":
+            return ()
+        stages = (trainable,) if isinstance(trainable, str) else tuple(trainable)
+        unknown = [stage for stage in stages if stage not in known]
+        if unknown:
+            raise ValueError(
+                f'trainable must be "none", "all", or stages of {self.encoder_name}: {", ".join(known)}; '
+                f"got {unknown[0]!r}."
+            )
+        return stages
+
+    def _unused(self, parameters: dict[str, nn.Parameter]) -> set[str]:
+        """Names of parameters that the chosen features do not depend on, found by asking autograd."""
+        if not parameters:
+            return set()
+        side = 2 * self.card.size_multiple
+        with torch.enable_grad():
+            output = self._raw(torch.ones(1, side, side, device=self.device))
+            tensors = [t for t in (output.global_features, *output.maps.values()) if t is not None]
+            total = torch.stack([t.sum() for t in tensors]).sum()
+            gradients = torch.autograd.grad(total, list(parameters.values()), allow_unused=True)
+        return {name for name, gradient in zip(parameters, gradients, strict=True) if gradient is None}
+
+
+def _pair(size: Size | None) -> tuple[int, int] | None:
+    if size is None:
+        return None
+    return (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))

@@ -1,0 +1,167 @@
+"""Pieces that the convolutional families share; `group_norm_act` is where every normalization passes through."""
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+# They overwrite their input, which saves a tenth of the time on a processor: give them what nothing else holds.
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "none": lambda x: x,
+    "relu": partial(F.relu, inplace=True),
+    "silu": partial(F.silu, inplace=True),
+}
+
+
+def norm_groups(channels: int) -> int:
+    """Groups of a group normalization in DeFM: 32, halved until they divide the channels."""
+    groups = 32
+    while channels % groups:
+        groups //= 2
+    return groups
+
+
+def group_norm_act(
+    x: Tensor,
+    groups: int,
+    weight: Tensor,
+    bias: Tensor,
+    eps: float,
+    activation: str,
+    residual: Tensor | None = None,
+) -> Tensor:
+    """activation(group_norm(x) + residual): the one place to put a fused kernel.
+
+    Args:
+        x: (B, C, H, W), contiguous or channels last.
+        groups: Number of groups, a divisor of C.
+        weight: (C,) scale.
+        bias: (C,) shift.
+        eps: Added to the variance.
+        activation: A key of `ACTIVATIONS`.
+        residual: Added before the activation; same shape as `x`.
+
+    Returns:
+        (B, C, H, W).
+    """
+    x = torch.group_norm(x, groups, weight, bias, eps)  # F.group_norm checks sizes in a way that tracing cannot record
+    if residual is not None:
+        x += residual
+    return ACTIVATIONS[activation](x)
+
+
+class GroupNormAct(nn.GroupNorm):
+    """Group normalization, a residual where there is one, and an activation.
+
+    Args:
+        channels: Channels of the input.
+        activation: "relu", "silu" or "none".
+    """
+
+    def __init__(self, channels: int, activation: str) -> None:
+        super().__init__(norm_groups(channels), channels)
+        self.activation = activation
+
+    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        """(B, C, H, W) to (B, C, H, W)."""
+        return group_norm_act(x, self.num_groups, self.weight, self.bias, self.eps, self.activation, residual)
+
+    def extra_repr(self) -> str:
+        """The settings of the normalization and the activation."""
+        return f"{super().extra_repr()}, activation={self.activation}"
+
+
+class ConvNormAct(nn.Sequential):
+    """A convolution without bias (child "0") and its normalization with activation (child "1").
+
+    Args:
+        in_channels: Channels of the input.
+        out_channels: Channels of the output.
+        kernel: Side of the kernel, odd. Padding keeps the size where the stride is 1.
+        stride: Stride.
+        groups: Groups of the convolution.
+        activation: "relu", "silu" or "none".
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel: int = 1,
+        stride: int = 1,
+        groups: int = 1,
+        activation: str = "none",
+    ) -> None:
+        super().__init__(
+            nn.Conv2d(in_channels, out_channels, kernel, stride, kernel // 2, groups=groups, bias=False),
+            GroupNormAct(out_channels, activation),
+        )
+
+    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        """(B, in_channels, H, W) to (B, out_channels, H / stride, W / stride), sizes rounded up."""
+        conv, norm = self
+        out: Tensor = norm(conv(x), residual)
+        return out
+
+
+class SqueezeExcitation(nn.Module):
+    """Scales every channel by a gate that sees the mean of all channels (Hu et al. 2018, arXiv 1709.01507).
+
+    Args:
+        channels: Channels of the input.
+        squeeze_channels: Channels between the two layers of the gate.
+        activation: Activation between them.
+    """
+
+    def __init__(self, channels: int, squeeze_channels: int, activation: str) -> None:
+        super().__init__()
+        self.fc1 = nn.Conv2d(channels, squeeze_channels, 1)
+        self.fc2 = nn.Conv2d(squeeze_channels, channels, 1)
+        self.activation = activation
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) to (B, C, H, W)."""
+        gate = x.mean((2, 3), keepdim=True)
+        gate = ACTIVATIONS[self.activation](self.fc1(gate))
+        gated: Tensor = x * self.fc2(gate).sigmoid()
+        return gated
+
+
+class StochasticDepth(nn.Module):
+    """Drops whole images of a residual branch at random while training (Huang et al. 2016, arXiv 1603.09382).
+
+    Args:
+        probability: Probability that an image is dropped. What stays is scaled up, so that the mean stays.
+    """
+
+    def __init__(self, probability: float) -> None:
+        super().__init__()
+        self.probability = probability
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) to (B, C, H, W); the input itself in evaluation mode."""
+        if not self.training or self.probability == 0.0:
+            return x
+        keep = 1.0 - self.probability
+        mask = x.new_empty(x.shape[0], 1, 1, 1).bernoulli_(keep)
+        return x * (mask / keep)
+
+    def extra_repr(self) -> str:
+        """The probability."""
+        return f"probability={self.probability:.3f}"
+
+
+@torch.no_grad()
+def init_convolutions(module: nn.Module) -> None:
+    """Draws random convolution weights after He et al. 2015 (fan out), with zero biases.
+
+    Normalizations keep scale 1 at the end of residual branches too: zeroing it, as is usual before long training, would
+    make every block an identity and random features blank.
+    """
+    for layer in module.modules():
+        if isinstance(layer, nn.Conv2d):
+            nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)

@@ -1,0 +1,18 @@
+"""What every encoder returns."""
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+
+class EncoderOutput(NamedTuple):
+    """Features of a batch of depth images.
+
+    Attributes:
+        global_features: One vector per image, (B, C); None where it was not asked for.
+        maps: Feature maps by level, each (B, C, H, W): "P3", "P4", "P5" at strides 8, 16, 32 for the CNNs, "P14" for
+            the ViTs. Holds only the levels that were asked for.
+    """
+
+    global_features: Tensor | None
+    maps: dict[str, Tensor]

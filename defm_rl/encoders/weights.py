@@ -1,0 +1,254 @@
+"""Where an encoder's weights come from: the Hugging Face Hub, a file, or a random generator."""
+
+import hashlib
+import logging
+import os
+import re
+import zipfile
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from pickle import UnpicklingError
+
+import torch
+from torch import Tensor, nn
+
+logger = logging.getLogger(__name__)
+
+REPOSITORY = "leggedrobotics/defm"
+"""Where the published checkpoints are: file `NAME.pth` for each encoder."""
+
+_LISTED = 5
+
+
+class WeightsUnavailableError(OSError):
+    """The Hub cannot be reached, and the weights are not in its cache."""
+
+
+class WeightsNotFoundError(FileNotFoundError):
+    """There is no such file, revision or repository."""
+
+
+class InvalidWeightsError(ValueError):
+    """The file is damaged, or does not hold this encoder's weights."""
+
+
+@dataclass(frozen=True)
+class WeightsInfo:
+    """Which weights an encoder has.
+
+    Attributes:
+        encoder: The encoder's name, such as "defm_resnet18".
+        source: "hub", "file" or "random".
+        sha256: Of the file; of names and values (see `state_sha256`) where they are random.
+        revision: The Hub's commit, where they are from there.
+        path: The file on this machine; None where they are random.
+    """
+
+    encoder: str
+    source: str
+    sha256: str
+    revision: str | None = None
+    path: Path | None = None
+
+
+def find_weights(
+    encoder: str,
+    weights: str | os.PathLike[str] = "hub",
+    *,
+    revision: str | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
+) -> WeightsInfo:
+    """Find the file that holds an encoder's weights; download it where it is the Hub's and not in its cache.
+
+    Of several processes that do this at once, one downloads and the others wait.
+
+    Args:
+        encoder: The encoder's name.
+        weights: "hub", or the path of a file.
+        revision: The Hub's branch, tag or commit; default: "main".
+        cache_dir: The Hub's cache; default: what huggingface_hub takes (HF_HUB_CACHE, HF_HOME).
+
+    Returns:
+        The file and its sha256.
+
+    Raises:
+        WeightsUnavailableError: The Hub cannot be reached, and its cache does not have the file.
+        WeightsNotFoundError: The Hub does not have the file or the revision, or the path does not exist.
+        InvalidWeightsError: The file in the Hub's cache is damaged.
+    """
+    if weights == "hub":
+        path = _from_hub(f"{encoder}.pth", revision, cache_dir)
+        digest = file_sha256(path)
+        # In the cache the file is a link, and where git-lfs keeps it, named after the sha256 it should have.
+        expected = path.readlink().name if path.is_symlink() else ""
+        if re.fullmatch(r"[0-9a-f]{64}", expected) and digest != expected:
+            raise InvalidWeightsError(
+                f"{path} is damaged: its sha256 is {digest}, not {expected}. Delete {path.resolve()} to have it "
+                "downloaded again."
+            )
+        return WeightsInfo(encoder, "hub", digest, revision=path.parent.name, path=path)
+    path = Path(weights).expanduser()
+    if not path.is_file():
+        what = "is a folder" if path.is_dir() else "does not exist"
+        raise WeightsNotFoundError(f'weights must be "hub", "random" or the path of a file, and {path} {what}.')
+    return WeightsInfo(encoder, "file", file_sha256(path), path=path.resolve())
+
+
+def read_state(path: Path) -> dict[str, Tensor]:
+    """Read a state dict from a `.safetensors` file, or from one by `torch.save` that holds it, alone or under "model".
+
+    Args:
+        path: The file.
+
+    Returns:
+        Tensors by parameter name, on the CPU, in memory or mapped from the file.
+
+    Raises:
+        InvalidWeightsError: The file is damaged, is something else, or holds more than tensors need.
+    """
+    _check_first_bytes(path)
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            content: object = load_file(path)
+        else:
+            # Only the zip format, PyTorch's for years, can be mapped.
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except UnpicklingError as error:
+        raise InvalidWeightsError(
+            f"{path} is no PyTorch checkpoint, or holds more than tensors, which is refused because it could run code: "
+            f"{_first_line(error)}"
+        ) from error
+    except Exception as error:  # whatever a damaged archive makes the readers stumble over
+        raise InvalidWeightsError(
+            f"{path} ({path.stat().st_size} bytes) cannot be read, and is probably damaged or incomplete: "
+            f"{_first_line(error)}. Fetch it again."
+        ) from error
+    state = content.get("model", content) if isinstance(content, Mapping) else content
+    if not isinstance(state, Mapping) or not any(isinstance(value, Tensor) for value in state.values()):
+        raise InvalidWeightsError(f'{path} holds no state dict, neither by itself nor under the key "model".')
+    return {str(name): value for name, value in state.items() if isinstance(value, Tensor)}
+
+
+def load_state(network: nn.Module, state: Mapping[str, Tensor], origin: object) -> None:
+    """Copy a state dict into a network, which may be on the meta device and gets its memory then.
+
+    Args:
+        network: The network.
+        state: Tensors by parameter name; any floating dtype. Unexpected names are left out, with one warning.
+        origin: Where the state comes from, for messages.
+
+    Raises:
+        InvalidWeightsError: A name is missing, or a shape differs.
+    """
+    wanted = network.state_dict()
+    missing = [name for name in wanted if name not in state]
+    shapes = [
+        f"{name} {tuple(state[name].shape)} instead of {tuple(tensor.shape)}"
+        for name, tensor in wanted.items()
+        if name in state and state[name].shape != tensor.shape
+    ]
+    if missing or shapes:
+        problems = []
+        if missing:
+            problems.append(f"{len(missing)} of {len(wanted)} names are missing ({_first(missing)})")
+        if shapes:
+            problems.append(f"{len(shapes)} of {len(wanted)} shapes differ ({_first(shapes)})")
+        raise InvalidWeightsError(f"{origin} does not hold this encoder's weights: {'; '.join(problems)}.")
+    unexpected = [name for name in state if name not in wanted]
+    if unexpected:
+        logger.warning("%s holds %d unexpected names, not used: %s", origin, len(unexpected), ", ".join(unexpected))
+    if any(tensor.is_meta for tensor in wanted.values()):
+        network.to_empty(device="cpu")
+    network.load_state_dict({name: state[name] for name in wanted})
+
+
+@lru_cache(maxsize=64)
+def _file_sha256(path: Path, size: int, modified_ns: int) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def file_sha256(path: Path) -> str:
+    """Sha256 of a file; computed once for as long as the file stays as it is."""
+    path = path.resolve()
+    stat = path.stat()
+    return _file_sha256(path, stat.st_size, stat.st_mtime_ns)
+
+
+def state_sha256(network: nn.Module) -> str:
+    """Sha256 over the name and then the values of every parameter and persistent buffer, in the order of the names."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(network.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _from_hub(file: str, revision: str | None, cache_dir: str | os.PathLike[str] | None) -> Path:
+    """The file's path in the Hub's cache, after downloading it where need be."""
+    from huggingface_hub import constants, get_hf_file_metadata, hf_hub_download, hf_hub_url
+    from huggingface_hub.errors import (
+        EntryNotFoundError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    cache = None if cache_dir is None else Path(cache_dir).expanduser()
+    url = hf_hub_url(REPOSITORY, file, revision=revision)
+    try:
+        # Asked first and once: without a network the download would try for half a minute, behind a silent firewall
+        # for several, before it says so.
+        get_hf_file_metadata(url, timeout=constants.HF_HUB_ETAG_TIMEOUT)
+        return Path(hf_hub_download(REPOSITORY, file, revision=revision, cache_dir=cache))
+    except Exception as error:  # of requests, httpx or httpx2, as huggingface_hub's version has it
+        reason = error
+    try:
+        path = Path(hf_hub_download(REPOSITORY, file, revision=revision, cache_dir=cache, local_files_only=True))
+    except OSError:
+        pass
+    else:
+        logger.info("The Hub did not give %s (%s); it is taken from the cache.", file, _first_line(reason))
+        return path
+    # The local one is a subclass, but means that there was no answer.
+    if isinstance(reason, EntryNotFoundError | RepositoryNotFoundError | RevisionNotFoundError) and not isinstance(
+        reason, LocalEntryNotFoundError
+    ):
+        raise WeightsNotFoundError(
+            f"The Hub has no {file} at revision {revision or 'main'!r} of {REPOSITORY}: {_first_line(reason)} ({url})."
+        ) from reason
+    command = f"hf download {REPOSITORY} {file} --local-dir ." + (f" --revision {revision}" if revision else "")
+    raise WeightsUnavailableError(
+        f"{file} could not be had from the Hugging Face Hub ({type(reason).__name__}: {_first_line(reason)}), and is "
+        f"not in the cache {cache or constants.HF_HUB_CACHE}. Where there is a network, get it by `{command}` or from "
+        f"{url}, and pass its path: weights='/path/to/{file}'. weights='random' needs no file, but knows nothing."
+    ) from reason
+
+
+def _check_first_bytes(path: Path) -> None:
+    """Refuse what comes from a web page or a git clone in place of the file."""
+    with path.open("rb") as file:
+        start = file.read(64).lstrip()
+    if not start:
+        raise InvalidWeightsError(f"{path} is empty. Fetch it again.")
+    if start.startswith(b"version https://git-lfs"):
+        raise InvalidWeightsError(
+            f"{path} is a git-lfs pointer, not the weights: run `git lfs pull` in its repository."
+        )
+    if start.startswith(b"<"):
+        raise InvalidWeightsError(
+            f"{path} is a web page, not the weights: download with /resolve/ in the address, not /blob/."
+        )
+
+
+def _first(items: Iterable[str]) -> str:
+    items = list(items)
+    return ", ".join(items[:_LISTED]) + (", ..." if len(items) > _LISTED else "")
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

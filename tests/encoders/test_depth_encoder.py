@@ -1,0 +1,288 @@
+"""A frozen encoder stays frozen, a trained one trains, and depth becomes the features that were asked for."""
+
+import copy
+import io
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from defm_rl import DepthEncoder, normalize_depth
+from defm_rl.encoders import inference
+
+SMALL = "defm_efficientnet_b0"  # stochastic depth included
+
+
+def make(**kwargs) -> DepthEncoder:
+    return DepthEncoder(**{"encoder": SMALL, "weights": "random", **kwargs})
+
+
+@pytest.fixture(scope="module")
+def depth() -> torch.Tensor:
+    return torch.rand(3, 40, 72, generator=torch.Generator().manual_seed(0)) * 5.0
+
+
+def weights(encoder: DepthEncoder) -> dict[str, torch.Tensor]:
+    tensors = {**dict(encoder.net.named_parameters()), **dict(encoder.net.named_buffers())}
+    return {name: tensor.detach().clone() for name, tensor in tensors.items()}
+
+
+def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+# Frozen means frozen.
+
+
+def test_a_frozen_encoder_gives_the_optimizer_nothing():
+    assert list(make().parameters()) == []
+
+
+def test_a_frozen_encoder_is_not_in_the_checkpoint():
+    file = io.BytesIO()
+    torch.save(make().state_dict(), file)
+    assert len(file.getvalue()) < 20_000  # the network has 12 MB
+
+
+def test_a_frozen_encoder_stays_in_evaluation_mode(depth):
+    policy = nn.Sequential(make(), nn.Dropout())
+    policy.train()
+    assert policy[1].training
+    assert not any(module.training for module in policy[0].net.modules())
+    assert torch.equal(policy[0](depth), policy[0](depth))
+
+
+def test_a_frozen_encoder_survives_the_initialization_of_its_policy():
+    policy = nn.Sequential(make(features="P4", pool="attention"), nn.Linear(64, 2))
+    before = weights(policy[0])
+
+    def zero(module: nn.Module) -> None:
+        if isinstance(module, nn.Linear | nn.Conv2d | nn.GroupNorm | nn.LayerNorm):
+            nn.init.zeros_(module.weight)
+
+    policy.apply(zero)
+    assert same(before, weights(policy[0]))
+    assert policy[1].weight.abs().sum() == 0
+    assert policy[0].pools["P4"].norm.weight.abs().sum() == 0  # the learned pool is the policy's
+
+
+def test_pretrained_weights_survive_the_initialization_when_they_are_trained_too():
+    encoder = make(trainable="all")
+    before = weights(encoder)
+    nn.Sequential(encoder).apply(lambda m: nn.init.zeros_(m.weight) if isinstance(m, nn.Conv2d) else None)
+    assert same(before, weights(encoder))
+
+
+def test_a_frozen_encoder_builds_no_graph(depth):
+    encoder = make(features=["global", "P4"])
+    saved = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t) or t, lambda t: t):
+        features = encoder(depth)
+    assert not features.requires_grad
+    assert not saved
+
+
+def test_a_frozen_encoder_moves_with_its_policy():
+    encoder = nn.Sequential(make()).double()[0]
+    assert {tensor.dtype for tensor in encoder.net.buffers()} == {torch.float64}
+
+
+# What is trained.
+
+
+def test_training_reaches_every_parameter_that_is_handed_out(depth):
+    for features, bifpn in (("global", True), ("P3", True), ("P4", False)):
+        encoder = make(features=features, bifpn=bifpn, trainable="all")
+        encoder(depth).square().sum().backward()
+        assert [name for name, p in encoder.named_parameters() if p.grad is None] == []
+
+
+def test_parameters_that_the_features_do_not_depend_on_stay_frozen():
+    names = [name for name, _ in make(features="global", trainable="all").named_parameters()]
+    assert names
+    assert not any("fpn" in name or "norm_patch" in name for name in names)
+
+
+def test_only_the_named_stages_are_trained(depth):
+    encoder = make(trainable=["head"])
+    assert [name for name, _ in encoder.named_parameters()] == ["net.norm_cls.weight", "net.norm_cls.bias"]
+    before = weights(encoder)
+    encoder.train()
+    assert encoder.net.norm_cls.training
+    assert not encoder.net.backbone.training
+    optimizer = torch.optim.SGD(encoder.parameters(), lr=0.1)
+    encoder(depth).square().sum().backward()
+    optimizer.step()
+    changed = {name for name, tensor in weights(encoder).items() if not torch.equal(tensor, before[name])}
+    assert changed == {"norm_cls.weight", "norm_cls.bias"}
+
+
+def test_stochastic_depth_of_frozen_stages_stays_off_while_others_train(depth):
+    encoder = make(trainable=["head"]).train()
+    assert torch.equal(encoder(depth), encoder(depth))
+    assert not torch.equal(*(make(trainable="all").train()(depth) for _ in range(2)))
+
+
+def test_unfreezing_hands_out_the_new_parameters_once(depth):
+    encoder = make()
+    before = encoder(depth)
+    new = encoder.unfreeze(["head"])
+    assert [id(p) for p in new] == [id(p) for p in encoder.parameters()]
+    assert all(parameter.is_defm_encoder for parameter in new)
+    assert encoder.unfreeze(["head"]) == []
+    assert torch.equal(encoder(depth), before)
+    assert encoder.trainable == ("head",)
+
+
+def test_unfreezing_after_encoding_is_seen_by_the_next_encoding(depth):
+    encoder = make().eval()
+    encoder.encode(depth)
+    with torch.no_grad():
+        for parameter in encoder.unfreeze("all"):
+            parameter.mul_(1.1)
+    torch.testing.assert_close(encoder.encode(depth), encoder(depth).detach(), rtol=1e-4, atol=1e-4)
+
+
+def test_an_unknown_stage_is_refused_with_those_there_are():
+    with pytest.raises(ValueError, match=r"stem.*head.*'layer9'"):
+        make(trainable=["layer9"])
+
+
+# Checkpoints.
+
+
+def test_a_checkpoint_of_a_trained_encoder_gives_the_same_features(depth):
+    trained = make(trainable="all").eval()
+    with torch.no_grad():
+        for parameter in trained.parameters():
+            parameter.mul_(1.1)
+    other = make(trainable="all", seed=1).eval()
+    other.load_state_dict(trained.state_dict())
+    assert torch.equal(other(depth), trained(depth))
+
+
+def test_a_checkpoint_made_with_other_weights_is_refused():
+    with pytest.raises(ValueError, match="other weights"):
+        make(seed=1).load_state_dict(make(seed=0).state_dict())
+
+
+def test_a_checkpoint_made_with_another_encoder_is_refused():
+    with pytest.raises(ValueError, match="defm_resnet18"):
+        make().load_state_dict(make(encoder="defm_resnet18").state_dict())
+
+
+def test_copies_and_pickles_give_the_same_features(depth):
+    encoder = make()
+    features = encoder.encode(depth)
+    assert torch.equal(copy.deepcopy(encoder)(depth), encoder(depth))
+    torch.testing.assert_close(pickle.loads(pickle.dumps(encoder)).encode(depth), features)
+
+
+# Features and pools.
+
+
+def test_features_are_those_of_the_network_on_normalized_depth(depth):
+    encoder = make(features=["P4", "global"], pool="flatten", image_size=(40, 72))
+    out = encoder.net(normalize_depth(depth, pad_to=32))
+    torch.testing.assert_close(encoder(depth), torch.cat([out.maps["P4"].flatten(1), out.global_features], 1))
+
+
+@pytest.mark.parametrize("pool", ["mean", "columns", "grid", "spatial_softmax", "attention", "flatten"])
+@pytest.mark.parametrize("bifpn", [True, False])
+@pytest.mark.parametrize("name", [SMALL, "defm_vit_s14"])
+def test_feature_dim_is_the_length_of_the_features(depth, name, bifpn, pool):
+    level = "P14" if "vit" in name else "P4"
+    encoder = make(encoder=name, features=[level, "global"], pool=pool, bifpn=bifpn, image_size=(40, 72))
+    assert encoder(depth).shape == (3, encoder.feature_dim)
+    assert encoder(depth).dtype == torch.float32
+
+
+def test_a_grid_that_divides_the_map_averages_its_cells(depth):
+    encoder = make(features="P3", pool="grid", grid=(5, 3), bifpn=False)
+    cells = encoder.net(normalize_depth(depth), bifpn=False).maps["P3"]
+    expected = cells.unflatten(3, (3, 3)).mean(4).flatten(1)
+    torch.testing.assert_close(encoder(depth), expected)
+
+
+def test_a_grid_equals_adaptive_pooling_where_it_does_not_divide(depth):
+    encoder = make(features="P3", pool="grid", grid=(2, 4), bifpn=False)
+    cells = encoder.net(normalize_depth(depth), bifpn=False).maps["P3"]
+    torch.testing.assert_close(encoder(depth), nn.functional.adaptive_avg_pool2d(cells, (2, 4)).flatten(1))
+
+
+def test_spatial_softmax_finds_the_peak():
+    from defm_rl.encoders.pooling import SpatialSoftmax
+
+    peak = torch.zeros(1, 1, 5, 9)
+    peak[0, 0, 1, 6] = 50.0
+    torch.testing.assert_close(SpatialSoftmax()(peak), torch.tensor([[0.5, -0.5]]))
+
+
+def test_every_way_to_hand_over_depth_gives_the_same_features(depth):
+    encoder = make()
+    expected = encoder(depth)
+    for given in (depth.numpy(), depth[:, None], depth[..., None], depth.numpy()[:, None]):
+        torch.testing.assert_close(encoder(given), expected)
+    millimetres = (depth * 1000).round()
+    torch.testing.assert_close(
+        make(unit="mm")(millimetres.numpy().astype(np.uint16)), encoder(millimetres / 1000), rtol=1e-4, atol=1e-4
+    )
+
+
+def test_a_resize_sets_the_size_that_the_network_sees(depth):
+    encoder = make(features="P3", pool="columns", size=(32, 64), bifpn=False)
+    assert encoder.feature_dim == encoder.card.channels["P3"] * 8
+    assert encoder(depth).shape[1] == encoder.feature_dim
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"features": "P7"}, "global, P3, P4, P5.*P7"),
+        ({"features": []}, "global, P3, P4, P5"),
+        ({"features": ["P4", "P4"]}, "each once"),
+        ({"features": "P4", "pool": "max"}, "mean, columns.*'max'"),
+        ({"features": "P4", "pool": "columns"}, "image_size"),
+        ({"features": "P4", "pool": "grid", "grid": (0, 3)}, r"grid must be.*\(0, 3\)"),
+        ({"encoder": "resnet18"}, "defm_resnet18"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused_with_what_can(kwargs, message):
+    with pytest.raises(ValueError, match=message):
+        make(**kwargs)
+
+
+# The fast way.
+
+
+@pytest.mark.parametrize("name", [SMALL, "defm_regnet_y_400mf", "defm_vit_s14"])
+def test_the_fast_way_gives_the_same_features_for_any_batch(name):
+    encoder = make(encoder=name)
+    depth = torch.rand(9, 42, 56, generator=torch.Generator().manual_seed(1)) * 5.0
+    depth[0, :9] = 0.0
+    depth[1, 3, 3] = float("nan")
+    expected = encoder(depth)
+    for batch in (9, 1, 4, 9):
+        torch.testing.assert_close(encoder.encode(depth[:batch]), expected[:batch], rtol=1e-4, atol=1e-4)
+
+
+def test_the_fast_way_uses_a_graph_and_a_share_per_thread(depth, monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    encoder = make()
+    encoder.encode(torch.cat([depth, depth]))
+    assert isinstance(encoder._runner, inference.FrozenRunner)
+    assert all(isinstance(graph, torch.jit.ScriptModule) for graph in encoder._runner._graphs.values())
+    assert encoder._runner._pool is not None
+
+
+def test_chunks_do_not_change_the_features(depth):
+    encoder = make()
+    torch.testing.assert_close(encoder.encode(depth, chunk=1), encoder.encode(depth), rtol=1e-4, atol=1e-4)
+
+
+def test_encoding_leaves_no_graph_and_tensors_that_training_can_use(depth):
+    features = make(trainable="all").encode(depth)
+    assert not features.requires_grad
+    assert not features.is_inference()
