@@ -129,7 +129,7 @@ class DepthEncoder(nn.Module):
         depth = as_depth(depth, self.unit)
         if depth.device != self.device:
             depth = depth.to(self.device)
-        return self._pooled(depth)
+        return self._eager(depth)
 
     def encode(self, depth: Tensor | np.ndarray, *, chunk: int = 1024) -> Tensor:
         """Features without gradients, the fast way: what a frozen encoder does once per frame.
@@ -145,10 +145,10 @@ class DepthEncoder(nn.Module):
             depth = as_depth(depth, self.unit)
             if depth.device != self.device:
                 depth = depth.to(self.device)
-            run: Callable[[Tensor], Tensor] = self._pooled
+            run: Callable[[Tensor], Tensor] = self._eager
             if self.frozen and depth.device.type == "cpu":
                 if self._runner is None:
-                    self._runner = FrozenRunner(self._pooled)
+                    self._runner = FrozenRunner(self._normalized, self._pooled)
                 run = self._runner
             if len(depth) <= chunk:
                 return run(depth)
@@ -157,7 +157,7 @@ class DepthEncoder(nn.Module):
     def maps(self, depth: Tensor | np.ndarray) -> EncoderOutput:
         """What the network gives before any pooling, for looking at and for heads of one's own."""
         depth = as_depth(depth, self.unit).to(self.device)
-        return self._raw(depth)
+        return self._raw(self._normalized(depth))
 
     def unfreeze(self, trainable: str | Sequence[str]) -> list[nn.Parameter]:
         """Makes (more of) the network trainable.
@@ -215,7 +215,7 @@ class DepthEncoder(nn.Module):
         """Verifies that a checkpoint was made with this encoder.
 
         Raises:
-            RuntimeError: Where it was another encoder, or other weights of it, as for anything else in a state dict that
+            RuntimeError: Where it was another encoder or other weights of it, as for all else in a state dict that
                 does not fit.
         """
         if state["encoder"] != self.encoder_name:
@@ -241,13 +241,18 @@ class DepthEncoder(nn.Module):
     def _uses_bifpn(self) -> bool:
         return self.bifpn and self.card.family != "vit" and any(name != "global" for name in self.features)
 
-    def _raw(self, depth: Tensor) -> EncoderOutput:
-        x = normalize_channels(depth, self.size, pad_to=self._pad_to, multiple_of=self._multiple_of)
+    def _eager(self, depth: Tensor) -> Tensor:
+        return self._pooled(self._normalized(depth))
+
+    def _normalized(self, depth: Tensor) -> Tensor:
+        return normalize_channels(depth, self.size, pad_to=self._pad_to, multiple_of=self._multiple_of)
+
+    def _raw(self, x: Tensor) -> EncoderOutput:
         output: EncoderOutput = self.net(x, bifpn=self.bifpn, features=self.features)
         return output
 
-    def _pooled(self, depth: Tensor) -> Tensor:
-        output = self._raw(depth)
+    def _pooled(self, x: Tensor) -> Tensor:
+        output = self._raw(x)
         vectors = []
         for name in self.features:
             if name == "global":
@@ -295,7 +300,7 @@ class DepthEncoder(nn.Module):
             return set()
         side = 2 * self.card.size_multiple
         with torch.enable_grad():
-            output = self._raw(torch.ones(1, side, side, device=self.device))
+            output = self._raw(torch.ones(1, 3, side, side, device=self.device))
             tensors = [t for t in (output.global_features, *output.maps.values()) if t is not None]
             total = torch.stack([t.sum() for t in tensors]).sum()
             gradients = torch.autograd.grad(total, list(parameters.values()), allow_unused=True)

@@ -23,46 +23,39 @@ class FrozenRunner:
     keeps Python, which only one thread can run at a time, out of it.
 
     Args:
-        function: From (B, H, W) float32 depth to (B, D) features; each image's features depend on that image alone.
+        prepare: From (B, H, W) depth to (B, 3, H', W') channels; runs as it is.
+        network: From channels to (B, D) features, each image's depending on that image alone; becomes a graph.
     """
 
-    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
-        self._function = function
+    def __init__(self, prepare: Callable[[Tensor], Tensor], network: Callable[[Tensor], Tensor]) -> None:
+        self._prepare, self._network = prepare, network
         self._graphs: dict[tuple[int, int], Callable[[Tensor], Tensor]] = {}
         self._threads = torch.get_num_threads()
         self._pool: ThreadPoolExecutor | None = None
 
     def __call__(self, depth: Tensor) -> Tensor:
         """(B, H, W) depth to (B, D) features."""
-        depth = depth.float()
         size = (depth.shape[-2], depth.shape[-1])
         if size not in self._graphs:
-            self._graphs[size] = _trace(self._function, *size)
-        graph = self._graphs[size]
+            self._graphs[size] = _trace(self._network, self._prepare(depth[:1]))
         shares = min(self._threads, len(depth) // _SMALLEST_SHARE)
         if shares < 2:
-            return graph(depth)
+            return self._run(depth)
         if self._pool is None:
             self._pool = ThreadPoolExecutor(self._threads, "encode", initializer=torch.set_num_threads, initargs=(1,))
-        return torch.cat(list(self._pool.map(_without_gradients(graph), depth.chunk(shares))))
+        return torch.cat(list(self._pool.map(self._run, depth.chunk(shares))))
+
+    def _run(self, depth: Tensor) -> Tensor:
+        with torch.no_grad():  # gradient mode belongs to a thread: the pool's must be told
+            return self._graphs[depth.shape[-2], depth.shape[-1]](self._prepare(depth))
 
 
-def _without_gradients(graph: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-    """Gradient mode belongs to a thread: the pool's threads must be told."""
-
-    def run(depth: Tensor) -> Tensor:
-        with torch.no_grad():
-            return graph(depth)
-
-    return run
-
-
-def _trace(function: Callable[[Tensor], Tensor], height: int, width: int) -> Callable[[Tensor], Tensor]:
-    """A frozen graph of the function for images of this size, any number of them; or the function itself.
+def _trace(function: Callable[[Tensor], Tensor], example: Tensor) -> Callable[[Tensor], Tensor]:
+    """A frozen graph of the function for images of the example's size, any number of them; or the function itself.
 
     The graph is held against the function on a batch of another size before it is trusted.
     """
-    probe = torch.rand(3, height, width, generator=torch.Generator().manual_seed(0)) * 5.0
+    probe = torch.randn(3, *example.shape[1:], generator=torch.Generator().manual_seed(0)).to(example)
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # the tracer warns of every Python number, which the check below makes harmless
         try:
@@ -84,5 +77,5 @@ class _Traceable(nn.Module):
         super().__init__()
         self.function = function
 
-    def forward(self, depth: Tensor) -> Tensor:
-        return self.function(depth)
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(x)

@@ -164,12 +164,12 @@ def test_a_checkpoint_of_a_trained_encoder_gives_the_same_features(depth):
 
 
 def test_a_checkpoint_made_with_other_weights_is_refused():
-    with pytest.raises(ValueError, match="other weights"):
+    with pytest.raises(RuntimeError, match="other weights"):
         make(seed=1).load_state_dict(make(seed=0).state_dict())
 
 
 def test_a_checkpoint_made_with_another_encoder_is_refused():
-    with pytest.raises(ValueError, match="defm_resnet18"):
+    with pytest.raises(RuntimeError, match="defm_resnet18"):
         make().load_state_dict(make(encoder="defm_resnet18").state_dict())
 
 

@@ -57,9 +57,11 @@ def recorded_calls(net: nn.Module) -> Iterator[list[str]]:
     handles = [
         module.register_forward_hook(lambda *_, name=name: called.append(name)) for name, module in net.named_modules()
     ]
-    yield called
-    for handle in handles:
-        handle.remove()
+    try:
+        yield called
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 class TestStructure:
@@ -322,9 +324,8 @@ class TestGraphs:
         assert first.grad.abs().max() > 0
 
     @pytest.mark.slow
-    @pytest.mark.parametrize("name", SMALLEST)
-    def test_compiles_with_inductor(self, name: str) -> None:
-        net = random_network(name)
+    def test_compiles_with_inductor(self) -> None:
+        net = random_network("defm_efficientnet_b0")
         torch._dynamo.reset()
         x = images(net)
         with torch.no_grad():

@@ -1,0 +1,13 @@
+"""Depth-camera tasks on MuJoCo, for `gymnasium.make_vec("defm_rl/Navigation-v0", num_envs=16)` and `gymnasium.make`."""
+
+import gymnasium
+
+from defm_rl.envs.navigation import NavigationConfig, NavigationEnv, NavigationVectorEnv
+
+__all__ = ["NavigationConfig", "NavigationEnv", "NavigationVectorEnv"]
+
+gymnasium.register(
+    "defm_rl/Navigation-v0",
+    entry_point="defm_rl.envs.navigation:NavigationEnv",
+    vector_entry_point="defm_rl.envs.navigation:NavigationVectorEnv",
+)

@@ -1,0 +1,392 @@
+"""Depth-camera tasks on MuJoCo: many simulations in one process, behind gymnasium's vector interface."""
+
+import copy
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import gymnasium
+import mujoco
+import numpy as np
+from gymnasium import spaces
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space
+from mujoco.batch import Batch
+from numpy.typing import NDArray
+
+from defm_rl.envs.names import hint
+from defm_rl.envs.rendering import DepthRenderer, PictureRenderer, default_threads, far_plane_m
+
+Obs = dict[str, NDArray[np.float32]]
+Info = dict[str, Any]
+Ids = NDArray[np.int64]
+
+OBSERVATIONS = ("depth", "state")
+_RESET_OPTIONS = ("reset_mask", "layout_seeds")
+_NO_STAGE = mujoco.mjtStage.mjSTAGE_NONE.value
+
+
+class MujocoVectorEnv(VectorEnv[Obs, NDArray[Any], NDArray[Any]], ABC):
+    """Base of the tasks: `num_envs` simulations of one model, each with its own values for some of the model's fields.
+
+    A task says how an episode begins (`_begin`), what an action does (`_advance`), what the robot feels (`_state`) and
+    what there is to report at the end (`_results`). Seeds, autoreset, depth and infos are handled here.
+
+    **Seeds.** An episode follows from one number alone, its layout seed. `reset(seed=s)` gives environment i the seed
+    s + i, a list gives each its own; its first episode has this seed as layout seed, the next ones draw theirs from a
+    generator made from it. To play chosen layouts whatever `num_envs` is, pass `layout_seeds` to the constructor (every
+    full reset begins with them) or `reset(options={"layout_seeds": range(1000, 1200)})` (for this time): whenever
+    environments reset they take the next of these, in order of their index, and go on with layouts of their own when
+    none is left.
+
+    **Info.** When episodes end, arrays `success`, `layout_seed`, ... and their masks `_success`, ... stand in
+    `info["final_info"]` with same-step autoreset and in `info` itself otherwise; `info.get("final_info", info)` finds
+    them in every mode. Where an episode begins, `info["layout_seed"]` is the new one.
+
+    Args:
+        model: The MuJoCo model, copied for each simulation.
+        num_envs: Number of simulations.
+        state_space: Space of one simulation's state vector.
+        action_space: Space of one simulation's action; actions beyond its bounds are clipped.
+        fields: Model fields that differ between simulations, as in `mujoco.batch.Batch.expand`.
+        camera: Name of the depth camera.
+        depth_size: Height and width of the depth image in pixels.
+        observations: Which of "depth" and "state" to give; what is left out costs nothing.
+        renderer: "egl", "rays" or "auto" (see `DepthRenderer`).
+        threads: Threads for physics and rendering; None for one per CPU.
+        max_episode_steps: Control steps before an episode is cut off.
+        autoreset_mode: A `gymnasium.vector.AutoresetMode` or its value: "SameStep", "NextStep", "Disabled".
+        layout_seeds: Layout seeds to play first after every full reset.
+        render_mode: None or "rgb_array" (pictures by the camera called "top").
+
+    Attributes:
+        renderer: "egl" or "rays", whichever draws the depth images; None without them.
+
+    Raises:
+        ValueError: A setting that does not exist or makes no sense.
+    """
+
+    metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 5}
+
+    def __init__(
+        self,
+        model: Any,
+        num_envs: int,
+        *,
+        state_space: spaces.Box,
+        action_space: spaces.Box,
+        fields: Sequence[str],
+        camera: str,
+        depth_size: tuple[int, int],
+        observations: Sequence[str] = OBSERVATIONS,
+        renderer: str = "auto",
+        threads: int | None = None,
+        max_episode_steps: int = 60,
+        autoreset_mode: AutoresetMode | str = AutoresetMode.SAME_STEP,
+        layout_seeds: Iterable[int] = (),
+        render_mode: str | None = None,
+    ) -> None:
+        threads = default_threads() if threads is None else threads
+        for name, value in (("num_envs", num_envs), ("max_episode_steps", max_episode_steps), ("threads", threads)):
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
+        if render_mode not in (None, "rgb_array"):
+            raise ValueError(f"render_mode must be None or 'rgb_array', got {render_mode!r}")
+        self.num_envs = num_envs
+        self.max_episode_steps = max_episode_steps
+        self.render_mode = render_mode
+        self.autoreset_mode = _autoreset_mode(autoreset_mode)
+        self.metadata = {**type(self).metadata, "autoreset_mode": self.autoreset_mode}
+
+        self._depth_size = _checked_size(depth_size)
+        depth_space = spaces.Box(0.0, far_plane_m(model), (1, *self._depth_size), np.float32)
+        offered = {"depth": depth_space, "state": state_space}
+        names = _checked_observations(observations)
+        self._gives_state = "state" in names
+        self.single_observation_space = spaces.Dict({name: offered[name] for name in names})
+        self.single_action_space = action_space
+        self.observation_space = batch_space(self.single_observation_space, num_envs)
+        self.action_space = batch_space(action_space, num_envs)
+
+        self._first_layout_seeds = _checked_seeds(layout_seeds)
+        self._queue: deque[int] = deque()
+        self._generators: dict[int, np.random.Generator] = {}  # by environment; empty until the first reset
+        self._layout_seeds = np.zeros(num_envs, np.int64)
+        self._elapsed = np.zeros(num_envs, np.int64)
+        self._has_ended = np.zeros(num_envs, bool)
+
+        self._batch = Batch(model, num_envs, min(threads, num_envs))
+        self._fields = {name: self._batch.expand(name) for name in fields}
+        self._models = [copy.copy(model) for _ in range(num_envs)]  # hold the fields' values, for the renderers
+        self._picture: PictureRenderer | None = None
+        self._depth: DepthRenderer | None = None
+        if "depth" in names:
+            self._depth = DepthRenderer(renderer, model, camera, self._depth_size, num_envs, threads)
+        self.renderer = self._depth.name if self._depth else None
+
+    @abstractmethod
+    def _begin(self, ids: Ids, seeds: Sequence[int]) -> None:
+        """Write the episodes of these seeds into simulations that have just been reset to the model's defaults."""
+
+    @abstractmethod
+    def _advance(self, ids: Ids, actions: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+        """Let these simulations act for one control step; return their rewards and which have terminated, each (n,)."""
+
+    @abstractmethod
+    def _state(self) -> NDArray[np.float32]:
+        """The state vectors of all simulations, (num_envs, k), within the state space."""
+
+    @abstractmethod
+    def _results(self, ids: Ids) -> dict[str, NDArray[Any]]:
+        """What to report of the episodes that end in these simulations, each (n, ...)."""
+
+    def reset(
+        self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Obs, Info]:
+        """Begin new episodes.
+
+        Args:
+            seed: One seed (environment i gets seed + i), or a seed or None for each environment. None goes on with the
+                generator there is.
+            options: "reset_mask", (num_envs,) bool: reset only these environments. "layout_seeds": see the class.
+
+        Returns:
+            The observations of all environments, and info with the layout seeds of the episodes begun.
+
+        Raises:
+            ValueError: Unknown options; seeds or a mask that do not fit.
+        """
+        self._check_open()
+        options = options or {}
+        for name in options:
+            if name not in _RESET_OPTIONS:
+                raise ValueError(f"unknown reset option {name!r}{hint(name, _RESET_OPTIONS)}")
+        ids = self._masked(options.get("reset_mask"))
+        if "layout_seeds" in options:
+            self._queue = deque(_checked_seeds(options["layout_seeds"]))
+        elif len(ids) == self.num_envs:
+            self._queue = deque(self._first_layout_seeds)
+        given = self._spread(seed)
+        for i in ids.tolist():
+            if given[i] is None and i not in self._generators:
+                given[i] = int(self.np_random.integers(2**31))
+            if given[i] is not None:
+                # A task draws a layout from `default_rng(seed)`; the stream of further seeds must not repeat that one.
+                self._generators[i] = np.random.default_rng([given[i], 1])
+        info: Info = {}
+        self._restart(ids, given, info)
+        return self._observe(), info
+
+    def step(
+        self, actions: NDArray[Any]
+    ) -> tuple[Obs, NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_], Info]:
+        """Take one control step in every environment.
+
+        Args:
+            actions: (num_envs, ...) as the action space; clipped to its bounds.
+
+        Returns:
+            Observations, rewards (float64), terminations, truncations and info, in new arrays every time.
+
+        Raises:
+            ValueError: Actions of the wrong shape, or not finite.
+            gymnasium.error.ResetNeeded: Before the first reset, or after an episode's end where autoreset is disabled.
+        """
+        self._check_open()
+        actions = self._checked_actions(actions)
+        resetting, acting = np.flatnonzero(self._has_ended), np.flatnonzero(~self._has_ended)
+        if not self._generators:
+            raise gymnasium.error.ResetNeeded("call reset() before the first step()")
+        if len(resetting) and self.autoreset_mode is AutoresetMode.DISABLED:
+            raise gymnasium.error.ResetNeeded(f"the episodes of environments {resetting.tolist()} are over: reset them")
+
+        info: Info = {}
+        rewards = np.zeros(self.num_envs)
+        terminated, truncated = np.zeros((2, self.num_envs), bool)
+        self._restart(resetting, [None] * self.num_envs, info)
+        if len(acting):
+            rewards[acting], terminated[acting] = self._advance(acting, actions[acting])
+            self._elapsed[acting] += 1
+            truncated[acting] = ~terminated[acting] & (self._elapsed[acting] >= self.max_episode_steps)
+        observation = self._observe()
+        ended = np.flatnonzero(terminated | truncated)
+        if len(ended):
+            self._end(ended, observation, info)
+        return observation, rewards, terminated, truncated, info
+
+    def render(self) -> tuple[NDArray[np.uint8], ...] | None:
+        """Pictures from above, uint8 (480, 640, 3), one for each environment; None without a render mode."""
+        self._check_open()
+        if self.render_mode is None:
+            return None
+        if self._picture is None:
+            self._picture = PictureRenderer(self._batch.model, "top")
+        return tuple(map(self._picture.render, self._models, self._batch.state))
+
+    def close_extras(self, **kwargs: Any) -> None:
+        """Free the renderers."""
+        for renderer in (self._depth, self._picture):
+            if renderer is not None:
+                renderer.close()
+
+    def _restart(self, ids: Ids, given: Sequence[int | None], info: Info) -> None:
+        """Begin new episodes: from the queue, else from the seeds given, else from the environments' generators."""
+        if not len(ids):
+            return
+        for i in ids.tolist():
+            seed = self._queue.popleft() if self._queue else given[i]
+            self._layout_seeds[i] = self._generators[i].integers(2**31) if seed is None else seed
+        self._batch.reset(ids, stage=_NO_STAGE)
+        self._begin(ids, self._layout_seeds[ids].tolist())
+        for i in ids.tolist():
+            self._batch.get_model(i, self._models[i])
+        self._elapsed[ids] = 0
+        self._has_ended[ids] = False
+        self._add(info, ids, {"layout_seed": self._layout_seeds[ids]})
+
+    def _end(self, ids: Ids, observation: Obs, info: Info) -> None:
+        """Report the episodes that end; with same-step autoreset begin the next ones and observe these instead."""
+        results = {"layout_seed": self._layout_seeds[ids], "steps": self._elapsed[ids], **self._results(ids)}
+        if self.autoreset_mode is not AutoresetMode.SAME_STEP:
+            self._add(info, ids, results)
+            self._has_ended[ids] = True
+            return
+        final_obs = np.full(self.num_envs, None, dtype=object)
+        for i in ids.tolist():
+            final_obs[i] = {name: value[i].copy() for name, value in observation.items()}
+        final_info: Info = {}
+        self._add(final_info, ids, results)
+        ended = np.zeros(self.num_envs, bool)
+        ended[ids] = True
+        info.update(final_obs=final_obs, _final_obs=ended, final_info=final_info, _final_info=ended.copy())
+        self._restart(ids, [None] * self.num_envs, info)
+        for name, value in self._observe(ids).items():
+            observation[name][ids] = value
+
+    def _observe(self, ids: Ids | None = None) -> Obs:
+        """The observations of these simulations, or of all."""
+        ids = np.arange(self.num_envs) if ids is None else ids
+        observation: Obs = {}
+        if self._depth is not None:
+            depth = np.empty((len(ids), 1, *self._depth_size), np.float32)
+            self._depth.render([self._models[i] for i in ids], self._batch.state[ids], depth[:, 0])
+            observation["depth"] = depth
+        if self._gives_state:
+            observation["state"] = self._state()[ids]
+        return observation
+
+    def _add(self, info: Info, ids: Ids, values: dict[str, NDArray[Any]]) -> None:
+        """Put values of some environments into info, with masks, as gymnasium's vector environments do."""
+        for name, value in values.items():
+            info.setdefault(name, np.zeros((self.num_envs, *value.shape[1:]), value.dtype))[ids] = value
+            info.setdefault(f"_{name}", np.zeros(self.num_envs, bool))[ids] = True
+
+    def _spread(self, seed: int | Sequence[int | None] | None) -> list[int | None]:
+        """One seed or None for each environment."""
+        if seed is None:
+            return [None] * self.num_envs
+        if isinstance(seed, (int, np.integer)):
+            super().reset(seed=int(seed))
+            return [int(seed) + i for i in range(self.num_envs)]
+        if len(seed) != self.num_envs:
+            raise ValueError(f"a list of seeds must have one for each of {self.num_envs} environments, got {len(seed)}")
+        return [None if s is None else _checked_seeds([s])[0] for s in seed]
+
+    def _masked(self, mask: Any) -> Ids:
+        if mask is None:
+            return np.arange(self.num_envs)
+        mask = np.asarray(mask)
+        if mask.shape != (self.num_envs,) or mask.dtype != bool or not mask.any():
+            raise ValueError(f"reset_mask must be ({self.num_envs},) bool with a True in it, got {mask.dtype} {mask!r}")
+        if not self._generators and not mask.all():
+            raise gymnasium.error.ResetNeeded("the first reset() must be of all environments, without reset_mask")
+        return np.flatnonzero(mask)
+
+    def _checked_actions(self, actions: Any) -> NDArray[np.float64]:
+        actions = np.asarray(actions, np.float64)
+        if actions.shape != self.action_space.shape:
+            raise ValueError(f"actions must have shape {self.action_space.shape}, got {actions.shape}")
+        bad = ~np.isfinite(actions).reshape(self.num_envs, -1).all(axis=1)
+        if bad.any():
+            raise ValueError(f"actions of environments {np.flatnonzero(bad).tolist()} are not finite")
+        space = self.single_action_space
+        assert isinstance(space, spaces.Box)
+        return np.clip(actions, space.low, space.high)
+
+    def _check_open(self) -> None:
+        if self.closed:
+            raise gymnasium.error.ClosedEnvironmentError("the environment has been closed")
+
+
+class MujocoEnv(gymnasium.Env[Obs, NDArray[Any]]):
+    """One environment with gymnasium's single interface, on a vector environment of size one.
+
+    Args:
+        vector: A task with one simulation and autoreset disabled.
+    """
+
+    metadata: dict[str, Any] = MujocoVectorEnv.metadata
+
+    def __init__(self, vector: MujocoVectorEnv) -> None:
+        self.vector = vector
+        self.observation_space = vector.single_observation_space
+        self.action_space = vector.single_action_space
+        self.render_mode = vector.render_mode
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Obs, Info]:
+        """Begin an episode; options as in the vector environment."""
+        super().reset(seed=seed)
+        observation, info = self.vector.reset(seed=seed, options=options)
+        return _only(observation), _only_info(info)
+
+    def step(self, action: NDArray[Any]) -> tuple[Obs, float, bool, bool, Info]:
+        """Take one control step."""
+        observation, reward, terminated, truncated, info = self.vector.step(np.asarray(action)[None])
+        return _only(observation), float(reward[0]), bool(terminated[0]), bool(truncated[0]), _only_info(info)
+
+    def render(self) -> Any:
+        """A picture from above, uint8 (480, 640, 3); None without a render mode."""
+        pictures = self.vector.render()
+        return pictures[0] if pictures else None
+
+    def close(self) -> None:
+        """Free the renderers."""
+        self.vector.close()
+
+
+def _only(observation: Obs) -> Obs:
+    return {name: value[0] for name, value in observation.items()}
+
+
+def _only_info(info: Info) -> Info:
+    return {name: value[0].tolist() for name, value in info.items() if not name.startswith("_")}
+
+
+def _autoreset_mode(mode: AutoresetMode | str) -> AutoresetMode:
+    try:
+        return AutoresetMode(mode)
+    except ValueError:
+        raise ValueError(f"unknown autoreset_mode {mode!r}{hint(mode, [m.value for m in AutoresetMode])}") from None
+
+
+def _checked_size(size: Sequence[int]) -> tuple[int, int]:
+    if len(size) != 2 or min(size) < 1:
+        raise ValueError(f"depth_size must be (height, width) in pixels, got {size!r}")
+    return size[0], size[1]
+
+
+def _checked_observations(observations: Sequence[str]) -> list[str]:
+    if isinstance(observations, str) or not observations:
+        raise ValueError(f"observations must be a tuple of some of {OBSERVATIONS}, got {observations!r}")
+    for name in observations:
+        if name not in OBSERVATIONS:
+            raise ValueError(f"unknown observation {name!r}{hint(name, OBSERVATIONS)}")
+    return [name for name in OBSERVATIONS if name in observations]
+
+
+def _checked_seeds(seeds: Iterable[int]) -> list[int]:
+    seeds = [int(seed) for seed in seeds]
+    if any(seed < 0 for seed in seeds):
+        raise ValueError(f"seeds must not be negative, got {min(seeds)}")
+    return seeds

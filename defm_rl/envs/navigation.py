@@ -1,0 +1,366 @@
+"""Point-goal navigation: a rover with velocity commands and a depth camera among walls, boxes and corridors."""
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import mujoco
+import numpy as np
+from gymnasium import spaces
+from gymnasium.vector import AutoresetMode
+from numpy.typing import NDArray
+
+from defm_rl.envs.core import Ids, MujocoEnv, MujocoVectorEnv
+from defm_rl.envs.layouts import WALL_THICKNESS_M, Grid, Layout, Level, draw_layout, get_level
+from defm_rl.envs.names import hint
+
+_OBSTACLE_HEIGHT_M = 1.0
+
+
+@dataclass(frozen=True)
+class NavigationConfig:
+    """Everything about the task that can be set.
+
+    Attributes:
+        level: "open", "one_wall", "two_walls", "boxes" or "corridors", from easy to hard.
+        observations: Which of "depth" and "state" to give; without "depth" nothing is rendered.
+        depth_size: Height and width of the depth image in pixels.
+        horizontal_fov_deg: The depth camera's horizontal field of view in degrees.
+        camera_height_m: How high above the floor the (level) camera sits, in metres.
+        max_depth_m: How far the camera sees, in metres; beyond are holes.
+        renderer: "auto", "egl" or "rays".
+        threads: Threads for physics and rendering; None for one per CPU.
+        max_episode_steps: Control steps before an episode is cut off; None for the level's.
+        control_step_s: Seconds between two actions.
+        max_speed_m_s: Forward speed that action 1 commands (-1 commands standstill).
+        max_turn_rate_rad_s: Turn rate that action 1 commands (-1 the same to the right).
+        success_radius_m: How near to the goal counts as there, in metres.
+        clearance_m: What a layout's path leaves free beside the rover, in metres.
+        step_penalty: Taken from the reward at every step.
+        collision_penalty: Taken from the reward at a collision, which ends the episode.
+        success_reward: Added to the reward at the goal, which ends the episode.
+    """
+
+    level: str = "two_walls"
+    observations: tuple[str, ...] = ("depth", "state")
+    depth_size: tuple[int, int] = (48, 96)
+    horizontal_fov_deg: float = 100.0
+    camera_height_m: float = 0.35
+    max_depth_m: float = 20.0
+    renderer: str = "auto"
+    threads: int | None = None
+    max_episode_steps: int | None = None
+    control_step_s: float = 0.2
+    max_speed_m_s: float = 1.5
+    max_turn_rate_rad_s: float = 2.5
+    success_radius_m: float = 0.3
+    clearance_m: float = 0.1
+    step_penalty: float = 0.02
+    collision_penalty: float = 1.0
+    success_reward: float = 5.0
+
+    def __post_init__(self) -> None:
+        """Refuse values that make no sense.
+
+        Raises:
+            ValueError: An unknown level, or a number out of range.
+        """
+        get_level(self.level)
+        for name in ("camera_height_m", "max_depth_m", "control_step_s", "max_speed_m_s", "success_radius_m"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+        if not 0 < self.horizontal_fov_deg < 180:
+            raise ValueError(f"horizontal_fov_deg must lie between 0 and 180, got {self.horizontal_fov_deg}")
+
+
+class NavigationVectorEnv(MujocoVectorEnv):
+    """A rover drives to a goal it knows the direction of, past obstacles it only sees. A new world every episode.
+
+    Observation (a dict): "depth", float32 (1, height, width), planar metres, 0 where nothing is hit; "state", float32
+    (8,): distance to the goal / 5 m, cosine and sine of its bearing, velocity forwards and to the left (m/s), turn
+    rate / 2 (rad/s), the last action.
+
+    Action: (forward, turn), both from -1 to 1. Forward goes from standstill to full speed.
+
+    Reward: metres of geodesic progress, minus a little for every step; a penalty for a collision and a reward for the
+    goal, both of which end the episode. At the end info reports `success`, `collision`, `spl` (success weighted by
+    path length: geodesic distance over the way driven, Anderson et al. 2018, arXiv:1807.06757), `path_length_m`,
+    `geodesic_m`, `pose` (the last one), `steps` and `layout_seed`.
+
+    Args:
+        num_envs: Number of rovers, each in a world of its own.
+        config: The task; None for the defaults.
+        autoreset_mode, layout_seeds, render_mode: See `MujocoVectorEnv`.
+        **settings: Fields of `NavigationConfig` to set otherwise, such as `level="boxes"`.
+
+    Raises:
+        TypeError: A setting that does not exist.
+        ValueError: A value that makes no sense.
+    """
+
+    def __init__(
+        self,
+        num_envs: int = 1,
+        config: NavigationConfig | None = None,
+        *,
+        autoreset_mode: AutoresetMode | str = AutoresetMode.SAME_STEP,
+        layout_seeds: Iterable[int] = (),
+        render_mode: str | None = None,
+        **settings: Any,
+    ) -> None:
+        self.config = _configure(config, settings)
+        self.level = get_level(self.config.level)
+        self._state_bounds = _state_space()
+        model = _build_model(self.config, self.level)
+        super().__init__(
+            model,
+            num_envs,
+            state_space=self._state_bounds,
+            action_space=spaces.Box(-1.0, 1.0, (2,), np.float32),
+            fields=("body_pos", "body_quat", "geom_size", "geom_rbound", "geom_aabb", "bvh_aabb", "site_pos"),
+            camera="depth",
+            depth_size=self.config.depth_size,
+            observations=self.config.observations,
+            renderer=self.config.renderer,
+            threads=self.config.threads,
+            max_episode_steps=self.config.max_episode_steps or self.level.max_episode_steps,
+            autoreset_mode=autoreset_mode,
+            layout_seeds=layout_seeds,
+            render_mode=render_mode,
+        )
+        self._qpos, self._qvel, self._ctrl = (self._batch.bind(name) for name in ("qpos", "qvel", "ctrl"))
+        self._goal_site = model.site("goal").id
+        self._substeps = max(1, round(self.config.control_step_s / model.opt.timestep))
+        first_box = model.body("box0").id if self.level.num_boxes else model.nbody
+        self._box_bodies = slice(first_box, first_box + self.level.num_boxes)
+        # Every box is a body of one geom, so geoms and bounding volumes stand in the same order as the bodies.
+        first_geom = model.body_geomadr[first_box] if self.level.num_boxes else model.ngeom
+        self._box_geoms = slice(first_geom, first_geom + self.level.num_boxes)
+        first_volume = model.body_bvhadr[first_box] if self.level.num_boxes else model.nbvh
+        self._box_volumes = slice(first_volume, first_volume + self.level.num_boxes)
+
+        self._grid = Grid(self.level.bounds, float(model.geom("hull").size[0]) + self.config.clearance_m)
+        self._layouts: list[Layout | None] = [None] * num_envs
+        self._fields_to_goal = np.zeros((num_envs, *self._grid.shape))
+        self._goals = np.zeros((num_envs, 2))
+        self._last_actions = np.zeros((num_envs, 2))
+        self._to_go_m, self._geodesic_m, self._path_m = np.zeros((3, num_envs))
+        self._success, self._collision = np.zeros((2, num_envs), bool)
+
+    @property
+    def poses(self) -> NDArray[np.float64]:
+        """Where the rovers are now: (num_envs, 3), x and y in metres, yaw in radians."""
+        return self._qpos.copy()
+
+    def layout(self, index: int) -> Layout:
+        """The world of environment `index` now, for maps and planners.
+
+        Raises:
+            RuntimeError: Before the first reset.
+        """
+        layout = self._layouts[index]
+        if layout is None:
+            raise RuntimeError("there is no layout before the first reset()")
+        return layout
+
+    def geodesic_m(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Geodesic distance to the goals in metres.
+
+        Args:
+            points: (num_envs, ..., 2) in metres.
+
+        Returns:
+            (num_envs, ...).
+        """
+        return self._grid.lookup(self._fields_to_goal, points)
+
+    def _begin(self, ids: Ids, seeds: Sequence[int]) -> None:
+        for i, seed in zip(ids.tolist(), seeds, strict=True):
+            layout = draw_layout(self.level, self._grid, seed)
+            self._layouts[i] = layout
+            self._place_boxes(i, layout.boxes)
+            self._qpos[i] = layout.start
+            self._goals[i] = self._fields["site_pos"][i, self._goal_site, :2] = layout.goal
+            self._fields_to_goal[i] = layout.distances
+        self._to_go_m[ids] = self._geodesic_m[ids] = self.geodesic_m(self._qpos[:, :2])[ids]
+        self._last_actions[ids] = 0
+        self._path_m[ids] = 0
+        self._success[ids] = self._collision[ids] = False
+
+    def _place_boxes(self, i: int, boxes: NDArray[np.float64]) -> None:
+        half_sizes = np.column_stack([boxes[:, 2:4], np.full(len(boxes), _OBSTACLE_HEIGHT_M / 2)])
+        volumes = np.column_stack([np.zeros_like(half_sizes), half_sizes])  # centre and half sizes
+        half_yaw = boxes[:, 4] / 2
+        self._fields["body_pos"][i, self._box_bodies, :2] = boxes[:, :2]
+        self._fields["body_quat"][i, self._box_bodies, 0] = np.cos(half_yaw)
+        self._fields["body_quat"][i, self._box_bodies, 3] = np.sin(half_yaw)
+        self._fields["geom_size"][i, self._box_geoms] = half_sizes
+        # What the collision and ray tests first ask must follow the sizes.
+        self._fields["geom_rbound"][i, self._box_geoms] = np.linalg.norm(half_sizes, axis=1)
+        self._fields["geom_aabb"][i, self._box_geoms] = volumes.reshape(
+            self._fields["geom_aabb"][i, self._box_geoms].shape
+        )
+        self._fields["bvh_aabb"][i, self._box_volumes] = volumes
+
+    def _advance(self, ids: Ids, actions: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+        config = self.config
+        before = self._qpos[ids, :2]
+        self._ctrl[ids, 0] = (actions[:, 0] + 1) / 2 * config.max_speed_m_s
+        self._ctrl[ids, 2] = actions[:, 1] * config.max_turn_rate_rad_s
+        record = self._batch.rollout(self._substeps, record=("qpos", "sensordata"), ids=ids)
+        way = np.concatenate([before[:, None], record["qpos"][..., :2]], axis=1)
+        self._path_m[ids] += np.linalg.norm(np.diff(way, axis=1), axis=-1).sum(axis=1)
+        self._last_actions[ids] = actions
+
+        position = self._qpos[ids, :2]
+        collision = (record["sensordata"] > 0).any(axis=(1, 2))
+        success = ~collision & (np.linalg.norm(self._goals[ids] - position, axis=1) < config.success_radius_m)
+        to_go_m = self.geodesic_m(self._qpos[:, :2])[ids]
+        rewards = self._to_go_m[ids] - to_go_m - config.step_penalty
+        rewards += config.success_reward * success - config.collision_penalty * collision
+        self._to_go_m[ids], self._success[ids], self._collision[ids] = to_go_m, success, collision
+        return rewards, success | collision
+
+    def _state(self) -> NDArray[np.float32]:
+        yaw = self._qpos[:, 2]
+        to_goal = self._goals - self._qpos[:, :2]
+        bearing = np.arctan2(to_goal[:, 1], to_goal[:, 0]) - yaw
+        cos, sin = np.cos(yaw), np.sin(yaw)
+        vx, vy, turn_rate = self._qvel.T
+        state = np.column_stack(
+            [
+                np.hypot(*to_goal.T) / 5,
+                np.cos(bearing),
+                np.sin(bearing),
+                vx * cos + vy * sin,
+                vy * cos - vx * sin,
+                turn_rate / 2,
+                self._last_actions,
+            ]
+        ).astype(np.float32)
+        return np.clip(state, self._state_bounds.low, self._state_bounds.high)
+
+    def _results(self, ids: Ids) -> dict[str, NDArray[Any]]:
+        geodesic, path, success = self._geodesic_m[ids], self._path_m[ids], self._success[ids]
+        return {
+            "success": success,
+            "collision": self._collision[ids],
+            "spl": success * geodesic / np.maximum(geodesic, path),
+            "path_length_m": path,
+            "geodesic_m": geodesic,
+            "pose": self._qpos[ids],
+        }
+
+
+class NavigationEnv(MujocoEnv):
+    """`NavigationVectorEnv` with one rover, behind gymnasium's single interface.
+
+    Args:
+        config, layout_seeds, render_mode, **settings: See `NavigationVectorEnv`.
+    """
+
+    def __init__(
+        self,
+        config: NavigationConfig | None = None,
+        *,
+        layout_seeds: Iterable[int] = (),
+        render_mode: str | None = None,
+        **settings: Any,
+    ) -> None:
+        super().__init__(
+            NavigationVectorEnv(
+                1,
+                config,
+                autoreset_mode=AutoresetMode.DISABLED,
+                layout_seeds=layout_seeds,
+                render_mode=render_mode,
+                **settings,
+            )
+        )
+
+
+def oracle_action(env: NavigationVectorEnv) -> NDArray[np.float32]:
+    """What a driver would do who knew the map: turn to where the geodesic distance falls fastest.
+
+    Returns:
+        (num_envs, 2) actions.
+    """
+    lookahead_m, speed, turn_time_s = 0.4, 0.7, 0.3
+    poses = env.poses
+    to_goal = np.stack([env.layout(i).goal for i in range(env.num_envs)]) - poses[:, :2]
+    directions = np.linspace(-np.pi, np.pi, 64, endpoint=False)
+    ahead = poses[:, None, :2] + lookahead_m * np.stack([np.cos(directions), np.sin(directions)], axis=-1)
+    downhill = directions[env.geodesic_m(ahead).argmin(axis=1)]
+    at_goal = np.hypot(*to_goal.T) < lookahead_m
+    heading = np.where(at_goal, np.arctan2(to_goal[:, 1], to_goal[:, 0]), downhill)
+    error = (heading - poses[:, 2] + np.pi) % (2 * np.pi) - np.pi
+    forward = 2 * speed * np.clip(np.cos(error), 0, 1) ** 4 - 1
+    turn = error / (turn_time_s * env.config.max_turn_rate_rad_s)
+    return np.column_stack([forward, np.clip(turn, -1, 1)]).astype(np.float32)
+
+
+def _configure(config: NavigationConfig | None, settings: dict[str, Any]) -> NavigationConfig:
+    names = [field.name for field in dataclasses.fields(NavigationConfig)]
+    for name in settings:
+        if name not in names:
+            raise TypeError(f"unknown setting {name!r}{hint(name, names)}")
+    config = dataclasses.replace(config or NavigationConfig(), **settings)
+    height, width = config.depth_size
+    # Hydra and JSON give lists.
+    return dataclasses.replace(config, observations=tuple(config.observations), depth_size=(height, width))
+
+
+def _state_space() -> spaces.Box:
+    high = np.array([4, 1, 1, 4, 4, 4, 1, 1], np.float32)  # far beyond what the rover's motion and the arenas allow
+    low = -high
+    low[0] = 0
+    return spaces.Box(low, high, dtype=np.float32)
+
+
+def _build_model(config: NavigationConfig, level: Level) -> Any:
+    """The rover in an arena, with as many boxes as the level has, to be placed at every reset."""
+    spec = mujoco.MjSpec.from_file(str(Path(__file__).with_suffix(".xml")))
+    spec.visual.map.zfar = config.max_depth_m / spec.stat.extent
+    height, width = config.depth_size
+    camera = spec.camera("depth")
+    camera.pos[2] = config.camera_height_m
+    camera.fovy = np.degrees(2 * np.arctan(np.tan(np.radians(config.horizontal_fov_deg) / 2) * height / width))
+    x_min, y_min, x_max, y_max = level.bounds
+    center, half = np.array([(x_min + x_max) / 2, (y_min + y_max) / 2]), np.array([x_max - x_min, y_max - y_min]) / 2
+    thickness = WALL_THICKNESS_M
+    walls = [
+        (center[0], y, half[0] + thickness, thickness / 2) for y in (y_min - thickness / 2, y_max + thickness / 2)
+    ] + [(x, center[1], thickness / 2, half[1] + thickness) for x in (x_min - thickness / 2, x_max + thickness / 2)]
+    for k, (x, y, half_x, half_y) in enumerate(walls):
+        _add_box(spec, f"wall{k}", (x, y), (half_x, half_y), (0.6, 0.62, 0.66, 1))
+    for k in range(level.num_boxes):
+        _add_box(spec, f"box{k}", (0, 0), (0.1, 0.1), (0.35, 0.45, 0.6, 1))
+    spec.worldbody.add_site(
+        name="goal",
+        type=mujoco.mjtGeom.mjGEOM_CYLINDER,
+        size=[config.success_radius_m, 0.005, 0],
+        rgba=[0.2, 0.7, 0.3, 1],
+    )
+    above_m = 1.4 * max(half[1], half[0] * 3 / 4) / np.tan(np.radians(45) / 2)
+    spec.worldbody.add_camera(name="top", pos=[*center, above_m], fovy=45)
+    return spec.compile()
+
+
+def _add_box(
+    spec: Any, name: str, center: Sequence[float], half: Sequence[float], rgba: tuple[float, float, float, float]
+) -> None:
+    # A body for each, so that a box can be moved and turned without touching a bounding volume shared with others. The
+    # inertia is there only to keep the inertial frame, in which the body's own volume is held, equal to the body's.
+    body = spec.worldbody.add_body(
+        name=name,
+        pos=[*center, _OBSTACLE_HEIGHT_M / 2],
+        explicitinertial=True,
+        mass=1,
+        ipos=[0, 0, 0],
+        iquat=[1, 0, 0, 0],
+        inertia=[1, 1, 1],
+    )
+    size = [*half, _OBSTACLE_HEIGHT_M / 2]
+    body.add_geom(name=name, type=mujoco.mjtGeom.mjGEOM_BOX, size=size, rgba=list(rgba))

@@ -1,0 +1,334 @@
+"""Depth images of many MuJoCo simulations: by OpenGL without a display (EGL) on a thread pool, or by rays."""
+
+import copy
+import functools
+import logging
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import mujoco
+import numpy as np
+from numpy.typing import NDArray
+
+from defm_rl.envs.names import hint
+
+RENDERERS = ("auto", "egl", "rays")
+
+GEOM_GROUPS_SEEN = (1, 1, 1, 0, 0, 0)
+"""The geom groups depth cameras see. A robot's own hull belongs in group 3 or above: then neither renderer shows it."""
+
+_STATE = mujoco.mjtState.mjSTATE_INTEGRATION.value
+_logger = logging.getLogger(__name__)
+
+
+def default_threads() -> int:
+    """The number of CPUs this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def far_plane_m(model: Any) -> float:
+    """The distance in metres beyond which the cameras of a model see nothing."""
+    return float(model.vis.map.zfar * model.stat.extent)
+
+
+def zero_misses(depth: NDArray[np.float32], far_m: float) -> None:
+    """Write 0 wherever nothing was hit, in place.
+
+    Simulators say "nothing" in different ways (-1, infinity, NaN, the far plane); here it is always 0, a hole.
+
+    Args:
+        depth: Planar depth in metres, any shape.
+        far_m: The far plane in metres; what lies there or beyond counts as nothing.
+    """
+    # OpenGL gives the far plane back a few units in the last place short of itself; NaN compares as a miss.
+    hit = (depth > 0) & (depth < far_m * (1 - 1e-6))
+    np.copyto(depth, 0, where=~hit)
+
+
+class _Eye(ABC):
+    """Looks at one simulation after the other through one camera. Made, used and closed in the same thread."""
+
+    def __init__(self, model: Any, camera: int) -> None:
+        self._data = mujoco.MjData(model)
+        self._camera = camera
+        self._far_m = far_plane_m(model)
+
+    def render(self, models: Sequence[Any], states: NDArray[np.float64], out: NDArray[np.float32]) -> None:
+        """Render `models[k]` in state `states[k]` into `out[k]`: (n, height, width), planar metres, holes 0."""
+        for k, (model, state) in enumerate(zip(models, states, strict=True)):
+            _place(model, self._data, state)
+            self._look(model, k)
+        self._develop(out)
+        zero_misses(out, self._far_m)
+
+    @abstractmethod
+    def _look(self, model: Any, frame: int) -> None:
+        """Take a raw frame of `self._data`."""
+
+    @abstractmethod
+    def _develop(self, out: NDArray[np.float32]) -> None:
+        """Turn the raw frames into metres, all at once."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Free what the eye holds."""
+
+
+class _RayEye(_Eye):
+    """Casts one ray through the centre of each pixel: no OpenGL needed, several times slower."""
+
+    def __init__(self, model: Any, camera: int, size: tuple[int, int], max_frames: int) -> None:
+        super().__init__(model, camera)
+        height, width = size
+        tan_y = np.tan(np.radians(model.cam_fovy[camera]) / 2)
+        right = tan_y / height * (2 * np.arange(width) + 1 - width)
+        up = tan_y / height * (height - 1 - 2 * np.arange(height))
+        rays = np.stack(np.broadcast_arrays(right, up[:, None], -1.0), axis=-1).reshape(-1, 3)
+        length = np.linalg.norm(rays, axis=1)
+        self._rays = rays / length[:, None]  # in the camera's frame, which looks along -z
+        self._planar_per_range = 1 / length
+        self._cutoff_m = self._far_m * length.max()
+        self._ranges = np.empty((max_frames, len(rays)))
+        self._geom_ids = np.empty(len(rays), np.int32)
+        self._groups = np.array(GEOM_GROUPS_SEEN, np.uint8)
+
+    def _look(self, model: Any, frame: int) -> None:
+        rotation = self._data.cam_xmat[self._camera].reshape(3, 3)
+        mujoco.mj_multiRay(
+            model,
+            self._data,
+            pnt=self._data.cam_xpos[self._camera],
+            vec=(self._rays @ rotation.T).ravel(),
+            geomgroup=self._groups,
+            flg_static=True,
+            bodyexclude=-1,
+            geomid=self._geom_ids,
+            dist=self._ranges[frame],
+            normal=None,
+            nray=len(self._rays),
+            cutoff=self._cutoff_m,
+        )
+
+    def _develop(self, out: NDArray[np.float32]) -> None:
+        out[:] = (self._ranges[: len(out)] * self._planar_per_range).reshape(out.shape)
+
+    def close(self) -> None:
+        pass
+
+
+class _EglEye(_Eye):
+    """Draws with an OpenGL context of its own and reads nothing but the depth buffer."""
+
+    def __init__(self, model: Any, camera: int, size: tuple[int, int], max_frames: int) -> None:
+        super().__init__(model, camera)
+        self._canvas = EglCanvas(model, size)
+        self._raw = np.empty((max_frames, *size), np.float32)
+        near, far = np.float32(model.vis.map.znear * model.stat.extent), np.float32(self._far_m)
+        # Reversed z: the buffer holds 1 at the near plane and 0 at the far one, and depth = scale / (value + shift).
+        self._scale, self._shift = far * near / (far - near), near / (far - near)
+
+    def _look(self, model: Any, frame: int) -> None:
+        self._canvas.draw(model, self._data, self._camera)
+        self._canvas.read(depth=self._raw[frame])
+
+    def _develop(self, out: NDArray[np.float32]) -> None:
+        np.add(self._raw[: len(out), ::-1], self._shift, out=out)  # OpenGL's first row is the lowest
+        np.divide(self._scale, out, out=out)
+
+    def close(self) -> None:
+        self._canvas.close()
+
+
+def _place(model: Any, data: Any, state: NDArray[np.float64]) -> None:
+    """Put everything that can be seen where a state has it."""
+    mujoco.mj_setState(model, data, state, _STATE)
+    mujoco.mj_kinematics(model, data)
+    mujoco.mj_camlight(model, data)
+
+
+class EglCanvas:
+    """An OpenGL context without a window. It belongs to the thread that made it, which must also close it.
+
+    Args:
+        model: Whose assets to upload. Models drawn later may differ in their numbers, not in their assets.
+        size: Height and width in pixels.
+        depth_only: Draw flat, which is faster and gives more exact depth; False for pictures in colour.
+    """
+
+    def __init__(self, model: Any, size: tuple[int, int], *, depth_only: bool = True) -> None:
+        # Mesa's software renderer would start threads of its own beside ours; read when it makes its first context.
+        os.environ.setdefault("LP_NUM_THREADS", "0")
+        # Taken directly, so that it works whatever MUJOCO_GL was when mujoco was imported.
+        from mujoco.egl import GLContext
+
+        model = copy.copy(model)
+        height, width = size
+        model.vis.global_.offheight, model.vis.global_.offwidth = size
+        if depth_only:
+            model.vis.quality.offsamples = model.vis.quality.shadowsize = 0
+        self._rect = mujoco.MjrRect(0, 0, width, height)
+        self._option = mujoco.MjvOption()
+        self._scene = mujoco.MjvScene(model, maxgeom=model.ngeom + 100)
+        if depth_only:
+            self._option.geomgroup[:] = GEOM_GROUPS_SEEN
+            self._option.sitegroup[:] = self._option.tendongroup[:] = 0  # rays hit neither
+            self._scene.flags[:] = 0
+            for flag in (
+                mujoco.mjtRndFlag.mjRND_SEGMENT,
+                mujoco.mjtRndFlag.mjRND_IDCOLOR,
+                mujoco.mjtRndFlag.mjRND_CULL_FACE,
+            ):
+                self._scene.flags[flag] = True
+        else:
+            self._option.geomgroup[:] = 1
+        self._camera = mujoco.MjvCamera()
+        self._camera.type = mujoco.mjtCamera.mjCAMERA_FIXED
+        self._gl = GLContext(width, height)
+        self._gl.make_current()
+        self._context = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_50.value)
+        mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN.value, self._context)
+        self._context.readDepthMap = mujoco.mjtDepthMap.mjDEPTH_ZEROFAR
+
+    def draw(self, model: Any, data: Any, camera: int) -> None:
+        """Draw what a camera of the model sees."""
+        self._camera.fixedcamid = camera
+        everything = mujoco.mjtCatBit.mjCAT_ALL.value
+        mujoco.mjv_updateScene(model, data, self._option, None, self._camera, everything, self._scene)
+        mujoco.mjr_render(self._rect, self._scene, self._context)
+
+    def read(self, rgb: NDArray[np.uint8] | None = None, depth: NDArray[np.float32] | None = None) -> None:
+        """Copy out what was drawn, lowest row first: colour (height, width, 3), depth buffer (height, width)."""
+        mujoco.mjr_readPixels(rgb, depth, self._rect, self._context)
+
+    def close(self) -> None:
+        """Free the context."""
+        self._context.free()
+        self._gl.free()
+
+
+class DepthRenderer:
+    """Renders one camera in many simulations, on threads that each keep an eye of their own.
+
+    Args:
+        renderer: "egl", "rays", or "auto": EGL where OpenGL is there, else rays with one warning.
+        model: The model all simulations share. Its far plane (`zfar * extent`) is where sight ends.
+        camera: Name of the camera.
+        size: Height and width in pixels.
+        max_frames: The most simulations in one call of `render`.
+        threads: Number of threads.
+
+    Attributes:
+        name: "egl" or "rays", what it came to be.
+
+    Raises:
+        ValueError: No such renderer.
+        RuntimeError: "egl" was asked for and there is none.
+    """
+
+    def __init__(
+        self, renderer: str, model: Any, camera: str, size: tuple[int, int], max_frames: int, threads: int
+    ) -> None:
+        if renderer not in RENDERERS:
+            raise ValueError(f"unknown renderer {renderer!r}{hint(renderer, RENDERERS)}")
+        threads = max(1, min(threads, max_frames))
+        self._threads = [ThreadPoolExecutor(1, f"depth-{k}") for k in range(threads)]
+        per_thread = -(-max_frames // threads)
+        arguments = (model, model.camera(camera).id, size, per_thread)
+        self.name = renderer
+        if renderer in ("auto", "egl"):
+            try:
+                self._eyes: list[_Eye] = self._make_eyes(lambda: _EglEye(*arguments))
+                self.name = "egl"
+            except Exception as error:  # missing libraries, drivers or devices fail each in their own way
+                if renderer == "egl":
+                    self._stop_threads()
+                    raise RuntimeError(_no_egl(error)) from error
+                _warn_once(_no_egl(error) + "; depth is drawn by rays, which is several times slower")
+                self.name = "rays"
+        if self.name == "rays":
+            self._eyes = self._make_eyes(lambda: _RayEye(*arguments))
+
+    def render(self, models: Sequence[Any], states: NDArray[np.float64], out: NDArray[np.float32]) -> None:
+        """Render each model in its state.
+
+        Args:
+            models: n models, one per frame.
+            states: (n, nstate), rows as in `mujoco.batch.Batch.state`.
+            out: (n, height, width) float32, C-contiguous; gets planar depth in metres, 0 where there is nothing.
+        """
+        jobs: list[Future[None]] = []
+        bounds = np.linspace(0, len(models), len(self._eyes) + 1).astype(int)
+        for thread, eye, start, stop in zip(self._threads, self._eyes, bounds[:-1], bounds[1:], strict=True):
+            if start < stop:
+                jobs.append(thread.submit(eye.render, models[start:stop], states[start:stop], out[start:stop]))
+        for job in jobs:
+            job.result()
+
+    def close(self) -> None:
+        """Free every context in its own thread, then end the threads."""
+        for thread, eye in zip(self._threads, self._eyes, strict=True):
+            thread.submit(eye.close).result()
+        self._stop_threads()
+
+    def _make_eyes(self, make: Callable[[], _Eye]) -> list[_Eye]:
+        # One after the other: the first one initialises EGL for the whole process.
+        return [thread.submit(make).result() for thread in self._threads]
+
+    def _stop_threads(self) -> None:
+        for thread in self._threads:
+            thread.shutdown()
+
+
+class PictureRenderer:
+    """Colour pictures of simulations, by one camera, drawn on a thread of its own.
+
+    Args:
+        model: The model all simulations share.
+        camera: Name of the camera.
+        size: Height and width in pixels.
+
+    Raises:
+        RuntimeError: There is no OpenGL.
+    """
+
+    def __init__(self, model: Any, camera: str, size: tuple[int, int] = (480, 640)) -> None:
+        self._size = size
+        self._camera = model.camera(camera).id
+        self._data = mujoco.MjData(model)
+        self._thread = ThreadPoolExecutor(1, "picture")
+        try:
+            self._canvas = self._thread.submit(EglCanvas, model, size, depth_only=False).result()
+        except Exception as error:
+            self._thread.shutdown()
+            raise RuntimeError(_no_egl(error)) from error
+
+    def render(self, model: Any, state: NDArray[np.float64]) -> NDArray[np.uint8]:
+        """Draw a model in a state: uint8 (height, width, 3)."""
+        return self._thread.submit(self._render, model, state).result()
+
+    def _render(self, model: Any, state: NDArray[np.float64]) -> NDArray[np.uint8]:
+        _place(model, self._data, state)
+        picture = np.empty((*self._size, 3), np.uint8)
+        self._canvas.draw(model, self._data, self._camera)
+        self._canvas.read(rgb=picture)
+        return np.ascontiguousarray(picture[::-1])
+
+    def close(self) -> None:
+        """Free the context in its own thread, then end the thread."""
+        self._thread.submit(self._canvas.close).result()
+        self._thread.shutdown()
+
+
+def _no_egl(error: Exception) -> str:
+    return (
+        f"OpenGL through EGL is not usable here ({type(error).__name__}: {error}); "
+        "on Debian or Ubuntu: apt install libegl1 libegl-mesa0 libgl1-mesa-dri"
+    )
+
+
+@functools.cache
+def _warn_once(message: str) -> None:
+    _logger.warning(message)

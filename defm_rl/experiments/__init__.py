@@ -1,0 +1,1 @@
+"""Experiments: train, evaluate, and what they leave behind."""

@@ -1,0 +1,1 @@
+"""The configuration tree, read by Hydra."""

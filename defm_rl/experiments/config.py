@@ -1,0 +1,250 @@
+"""The typed configuration of an experiment; the values stand in `conf/`."""
+
+import contextlib
+import dataclasses
+import difflib
+import importlib.resources
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from hydra import compose, initialize_config_module
+from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from omegaconf import MISSING, DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from defm_rl.encoders.weights import InvalidWeightsError, WeightsNotFoundError, WeightsUnavailableError
+
+CONF_MODULE = "defm_rl.experiments.conf"
+
+
+@dataclass
+class EnvConfig:
+    """A vectorized environment, by its gymnasium id."""
+
+    id: str = MISSING
+    num_envs: int = 32
+    level: str = MISSING  # how hard; the task's documentation lists its levels
+    depth_size: tuple[int, int] = (48, 96)  # height and width of the depth image, pixels
+    renderer: str = "auto"  # egl, rays, or auto: EGL where there is OpenGL
+
+
+@dataclass
+class EncoderConfig:
+    """What stands between the depth image and the policy."""
+
+    kind: str = MISSING  # defm: a DeFM encoder | cnn: a small CNN from scratch | blind: the policy gets no depth
+    name: str = "defm_resnet18"  # see `defm-rl encoders`
+    weights: str = "hub"  # hub, a path, or random
+    fallback: str = "error"  # where the hub cannot be reached: error, or go on with random weights
+    features: list[str] = field(default_factory=lambda: ["global"])
+    pool: str = "grid"  # how a map becomes a vector: mean, columns, grid, spatial_softmax, attention, flatten
+    grid: tuple[int, int] = (2, 4)  # rows and columns of the grid pool
+    bifpn: bool = True  # whether maps pass through the BiFPN
+    trainable: list[str] = field(
+        default_factory=list
+    )  # stages to train, or [all]; empty: frozen, encoded once per frame
+    learning_rate_scale: float = 0.1  # of the encoder's learning rate to the policy's, where it is trained
+    latent_dim: int = 64  # the features are projected to this many before they meet the state
+    standardize: bool = True  # running standardization of the features, clipped at 5 deviations
+
+
+@dataclass
+class AlgoConfig:
+    """What the algorithms share."""
+
+    name: str = MISSING
+    total_steps: int = MISSING  # environment steps, all environments together
+    time_limit_s: float | None = None  # stop training after this many seconds, whatever the steps
+    learning_rate: float = 3e-4
+    final_learning_rate_share: float = 1.0  # the learning rate falls linearly to this share of its start
+    gamma: float = 0.99
+    batch_size: int = 256
+    net_arch: list[int] = field(default_factory=lambda: [64, 64])
+
+
+@dataclass
+class PPOConfig(AlgoConfig):
+    """Proximal policy optimization (Schulman et al. 2017), as in Stable-Baselines3."""
+
+    name: str = "ppo"
+    n_steps: int = 64  # rollout length per environment
+    n_epochs: int = 8
+    gae_lambda: float = 0.95
+    clip_range: float = 0.2
+    ent_coef: float = 0.0
+    vf_coef: float = 0.5
+    max_grad_norm: float = 0.5
+    target_kl: float | None = 0.03  # ends an update early: wide features raise the effective step
+    log_std_init: float = -0.7
+
+
+@dataclass
+class SACConfig(AlgoConfig):
+    """Soft actor-critic (Haarnoja et al. 2018), as in Stable-Baselines3."""
+
+    name: str = "sac"
+    buffer_size: int = 200_000  # transitions
+    learning_starts: int = 5_000  # steps before the first update
+    tau: float = 0.005
+    train_freq: int = 1  # vectorized steps between updates
+    gradient_steps: int = 8  # updates each time
+
+
+@dataclass
+class LoggerConfig:
+    """Where curves go besides TensorBoard's files and the run's own folder."""
+
+    wandb: bool = False
+    project: str = "defm-rl"
+    mode: str | None = None  # online, offline or disabled; null: as the environment variable WANDB_MODE says
+
+
+@dataclass
+class EvaluationConfig:
+    """How the trained policy is judged."""
+
+    episodes: int = 200
+    first_layout: int = 1_000_000  # layouts are numbered; training never draws these
+    clips: int = 6  # episodes shown in the animation
+
+
+@dataclass
+class Config:
+    """One experiment."""
+
+    env: EnvConfig = MISSING
+    encoder: EncoderConfig = MISSING
+    algo: AlgoConfig = MISSING
+    logger: LoggerConfig = MISSING
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    experiment: str = "custom"  # its name; also that of the folder its runs are in
+    seed: int = 0
+    checkpoint_every: int = 25_000  # environment steps
+    resume: str | None = None  # the folder of a run to go on with
+
+
+_SCHEMAS: dict[str, tuple[type, ...]] = {
+    "env": (EnvConfig,),
+    "encoder": (EncoderConfig,),
+    "algo": (PPOConfig, SACConfig),
+    "logger": (LoggerConfig,),
+}
+
+
+def register() -> None:
+    """Makes the schemas known to Hydra."""
+    store = ConfigStore.instance()
+    store.store(name="config_schema", node=Config)
+    for group, schemas in _SCHEMAS.items():
+        for schema in schemas:
+            store.store(group=group, name=f"{schema.__name__.removesuffix('Config').lower()}_schema", node=schema)
+
+
+def compose_config(overrides: Sequence[str]) -> DictConfig:
+    """Composes the configuration of an experiment without running it.
+
+    Args:
+        overrides: As on the command line: `experiment=quickstart algo.gamma=0.9`.
+
+    Raises:
+        ConfigError: For a key, an option or a value that does not fit, with the nearest one that does.
+    """
+    register()
+    GlobalHydra.instance().clear()
+    with initialize_config_module(CONF_MODULE, version_base="1.3"):
+        try:
+            config = compose("config", list(overrides))
+        except (HydraException, OmegaConfBaseException) as error:
+            raise ConfigError(_explain(error, overrides)) from error
+    return config
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be, with what to write instead."""
+
+
+USER_ERRORS = (ConfigError, WeightsUnavailableError, WeightsNotFoundError, InvalidWeightsError)
+"""What a command answers with a message instead of a traceback."""
+
+
+@contextlib.contextmanager
+def refused_settings() -> Iterator[None]:
+    """Turns the refusal of a setting by what is built from it into a ConfigError."""
+    try:
+        yield
+    except USER_ERRORS:
+        raise
+    except (TypeError, ValueError) as error:
+        raise ConfigError(str(error)) from error
+
+
+def check_overrides(overrides: Sequence[str]) -> None:
+    """Raises a ConfigError where the command line's overrides do not fit, sweeps included."""
+    parser = OverridesParser.create()
+    plain = []
+    for text in overrides:
+        try:
+            override = parser.parse_override(text)
+        except HydraException as error:
+            raise ConfigError(f"{text!r} is not of the form key=value: {error}") from error
+        if override.is_hydra_override():
+            continue
+        if override.is_sweep_override() and not override.is_discrete_sweep():
+            continue  # a sweeper's own syntax: it will check the values
+        if override.is_sweep_override():
+            text = f"{override.get_key_element()}={next(iter(override.sweep_string_iterator()))}"
+        plain.append(text)
+    compose_config(plain)
+
+
+def _explain(error: Exception, overrides: Sequence[str]) -> str:
+    message = str(error).splitlines()[0] if str(error) else type(error).__name__
+    cause = error.__cause__
+    if cause is not None and str(cause):
+        message = f"{message} ({str(cause).splitlines()[0]})"
+    keys = known_keys()
+    for text in overrides:
+        key, _, value = text.partition("=")
+        key = key.lstrip("+~")
+        if key not in keys:
+            return f"{text!r}: there is no key {key!r}.{suggest(key, keys)}"
+        if key in ("experiment", *_SCHEMAS):
+            options = group_options(key)
+            if value not in options:
+                return f"{text!r}: {key} has no {value!r}.{suggest(value, options)} There is: {', '.join(options)}."
+    return message
+
+
+def group_options(group: str) -> list[str]:
+    """The names that a group of the configuration can take."""
+    folder = importlib.resources.files(CONF_MODULE) / group
+    return sorted(file.name.removesuffix(".yaml") for file in folder.iterdir())
+
+
+def known_keys() -> list[str]:
+    """Every key that some configuration can have, groups' keys as `group.key`."""
+    nested: dict[str, tuple[type, ...]] = {**_SCHEMAS, "evaluation": (EvaluationConfig,)}
+    keys = []
+    for top in dataclasses.fields(Config):
+        keys.append(top.name)
+        for schema in nested.get(top.name, ()):
+            keys.extend(f"{top.name}.{entry.name}" for entry in dataclasses.fields(schema))
+    return list(dict.fromkeys(keys))
+
+
+def suggest(word: str, known: Sequence[str]) -> str:
+    """The nearest known word as a question, or nothing: by initials (lr), by its last part, or as a whole."""
+    group, _, leaf = word.rpartition(".")
+    near = [name for name in known if name.rpartition(".")[0] == group] if group else known
+    by_leaf = {name.rpartition(".")[2]: name for name in near or known}
+    initials = {"".join(part[0] for part in name.split("_") if part): name for name in by_leaf}
+    if len(leaf) > 1 and leaf in initials:
+        return f" Did you mean {by_leaf[initials[leaf]]!r}?"
+    for words, cutoff in ((by_leaf, 0.6), ({name: name for name in known}, 0.5)):
+        close = difflib.get_close_matches(leaf if words is by_leaf else word, list(words), n=1, cutoff=cutoff)
+        if close:
+            return f" Did you mean {words[close[0]]!r}?"
+    return ""

@@ -1,0 +1,248 @@
+"""`defm-rl train experiment=...`: from a configuration to a trained, evaluated policy and its folder."""
+
+import dataclasses
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.logger import configure
+
+from defm_rl.encoders import DepthEncoder
+from defm_rl.experiments import animation, plots, policies
+from defm_rl.experiments.config import (
+    CONF_MODULE,
+    USER_ERRORS,
+    Config,
+    ConfigError,
+    check_overrides,
+    refused_settings,
+    register,
+)
+from defm_rl.experiments.evaluate import Options, describe, evaluate, summarize, write_episodes
+from defm_rl.experiments.progress import Checkpoints, Progress, TimeLimit, WandbWriter
+from defm_rl.experiments.provenance import provenance
+from defm_rl.experiments.runs import Run, to_config, verify_encoder, write_json
+
+_logger = logging.getLogger(__name__)
+
+INTERRUPTED = 130  # the exit status that shells use for Ctrl-C
+
+
+def train(config: Config, run: Run) -> dict[str, Any]:
+    """Trains, evaluates, and fills the run's folder.
+
+    Args:
+        config: The experiment. Where `config.resume` is set, the run's checkpoint is gone on from.
+        run: The folder to fill.
+
+    Returns:
+        The metrics, as they stand in metrics.json.
+
+    Raises:
+        ConfigError: Where the run to go on with does not fit.
+        WeightsUnavailableError: Where the encoder's weights cannot be had.
+        KeyboardInterrupt: On Ctrl-C or SIGTERM, after a checkpoint was written.
+    """
+    started = time.perf_counter()
+    former = run.state() if config.resume else None
+    if former is not None:
+        config.encoder.weights = former["encoder"]["weights"]
+    with refused_settings():
+        encoder = policies.settle_weights(config.encoder, config.env.depth_size)
+        env = policies.make_vec_env(config.env, blind=config.encoder.kind == "blind")
+    if former is not None:
+        verify_encoder(former, encoder)
+    try:
+        observed = policies.standardize(
+            policies.observe(env, config.encoder, encoder), config.encoder, run.statistics if former else None
+        )
+        with refused_settings():
+            model = policies.make_model(config, observed)
+        if former is not None:
+            model.set_parameters(str(run.checkpoint / "model.zip"), device=model.device)
+            model.num_timesteps = former["steps"]
+            env.seed(config.seed + former["steps"])  # not the layouts of the first part once more
+        if former is None or former["steps"] < config.algo.total_steps:
+            _learn(config, run, model, encoder, former)
+    finally:
+        env.close()
+
+    options = Options(config.evaluation.episodes, config.evaluation.first_layout, config.env.num_envs)
+    options.renderer = config.env.renderer
+    episodes = evaluate(config, model, encoder, run.statistics, options)
+    write_episodes(run.folder / "episodes.csv", episodes)
+    metrics = {
+        "evaluation": summarize(episodes),
+        "training": {**_training(config, run), "total_s": round(time.perf_counter() - started, 1)},
+        "made_by": {
+            "experiment": config.experiment,
+            "encoder": run.state()["encoder"],
+            "sensor": "ideal",
+            "seed": config.seed,
+            **provenance(),
+        },
+    }
+    write_json(run.folder / "metrics.json", metrics)
+    plots.learning_curve([run], run.folder / "learning_curve.png")
+    if config.evaluation.clips:
+        animation.film(config, model, encoder, run.statistics, run.folder / "episodes.gif")
+    metrics["training"]["total_s"] = round(time.perf_counter() - started, 1)
+    write_json(run.folder / "metrics.json", metrics)
+    return metrics
+
+
+def _learn(
+    config: Config, run: Run, model: BaseAlgorithm, encoder: DepthEncoder | None, former: dict[str, Any] | None
+) -> None:
+    """Trains to the configured number of steps; leaves a checkpoint whatever happens."""
+    logger = configure(str(run.folder / "tensorboard"), ["tensorboard"])
+    wandb_run = _start_wandb(config, run)
+    if wandb_run is not None:
+        logger.output_formats.append(WandbWriter(wandb_run))
+    model.set_logger(logger)
+
+    seconds_before = former["seconds"] if former else 0.0
+    progress = Progress(run.folder / "history.csv", config.algo.total_steps, seconds_before)
+
+    def save() -> None:
+        state = {"steps": model.num_timesteps, "seconds": progress.seconds, "encoder": _describe(config, encoder)}
+        run.save_checkpoint(model, state)
+
+    callbacks: list[BaseCallback] = [progress, Checkpoints(save, config.checkpoint_every)]
+    if config.algo.time_limit_s:
+        callbacks.append(TimeLimit(progress, config.algo.time_limit_s))
+    _stop_on_sigterm()
+    try:
+        model.learn(config.algo.total_steps - model.num_timesteps, callbacks, reset_num_timesteps=former is None)
+    except KeyboardInterrupt:
+        save()
+        raise
+    else:
+        save()
+    finally:
+        progress.close()
+        logger.close()
+        if wandb_run is not None:
+            wandb_run.finish()
+
+
+def _training(config: Config, run: Run) -> dict[str, Any]:
+    """How the training went, from its last checkpoint."""
+    state = run.state()
+    return {
+        "steps": state["steps"],
+        "seconds": round(state["seconds"], 1),
+        "steps_per_second": round(state["steps"] / state["seconds"], 1),
+        "time_limit_hit": state["steps"] < config.algo.total_steps,
+    }
+
+
+def _describe(config: Config, encoder: DepthEncoder | None) -> dict[str, Any]:
+    """Which encoder, for the checkpoint and the metrics."""
+    if encoder is None:
+        return {"kind": config.encoder.kind, "weights": config.encoder.weights, "sha256": None}
+    return {
+        "kind": config.encoder.kind,
+        "name": config.encoder.name,
+        "weights": config.encoder.weights,
+        "sha256": encoder.provenance.sha256,
+    }
+
+
+def _start_wandb(config: Config, run: Run) -> Any:
+    if not config.logger.wandb:
+        return None
+    import wandb
+
+    return wandb.init(
+        project=config.logger.project,
+        name=f"{config.experiment}/{run.folder.name}",
+        dir=run.folder,
+        mode=config.logger.mode,  # type: ignore[arg-type]  # it says itself what it takes
+        config=dataclasses.asdict(config),
+    )
+
+
+def _stop_on_sigterm() -> None:
+    """A cluster's scheduler asks a job to end by SIGTERM: treat it as Ctrl-C, so that it can be resumed."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    try:
+        signal.signal(signal.SIGTERM, interrupt)
+    except ValueError:  # not the main thread: whoever runs it there handles its own signals
+        return
+
+
+@hydra.main(version_base="1.3", config_path=f"pkg://{CONF_MODULE}", config_name="config")
+def _job(composed: DictConfig) -> float:
+    """One job of Hydra's: a run, or one of a sweep. Returns the success rate, which a sweep may maximize."""
+    logging.captureWarnings(True)
+    job = HydraConfig.get()
+    config = to_config(composed)
+    run = Run(Path(config.resume) if config.resume else Path(job.runtime.output_dir))
+    if not config.resume:
+        run.save_config(config, list(job.overrides.task))
+    _logger.info("Run folder: %s", os.path.relpath(run.folder))
+    try:
+        metrics = train(config, run)
+    except USER_ERRORS as error:
+        sys.stderr.write(f"defm-rl train: {error}\n")
+        raise SystemExit(2) from error
+    except KeyboardInterrupt:
+        _logger.info(
+            "\nInterrupted; a checkpoint is kept. Go on with: defm-rl train resume=%s", os.path.relpath(run.folder)
+        )
+        raise SystemExit(INTERRUPTED) from None
+    evaluation = metrics["evaluation"]
+    _logger.info("On layouts never seen in training: %s", describe(evaluation))
+    if metrics["made_by"]["encoder"]["weights"] == "random":
+        _logger.info("(the encoder's weights are random, not the published ones)")
+    _logger.info(
+        "%.0f s altogether. Look at %s and %s",
+        metrics["training"]["total_s"],
+        os.path.relpath(run.folder / "episodes.gif"),
+        os.path.relpath(run.folder / "learning_curve.png"),
+    )
+    return float(evaluation["success_rate"]["mean"])
+
+
+def with_resumed(arguments: Sequence[str]) -> list[str]:
+    """Puts the command line that made a run before the one that resumes it, and keeps its folder."""
+    resumed = [argument.partition("=")[2] for argument in arguments if argument.startswith("resume=")]
+    if not resumed:
+        return list(arguments)
+    run = Run(Path(resumed[-1]))
+    before = run.overrides()
+    if not (run.checkpoint / "state.json").exists():
+        raise ConfigError(f"{run.folder} holds no checkpoint to go on from: start the training again.")
+    return [*before, *arguments, f"hydra.run.dir='{run.folder}'"]
+
+
+def main(arguments: Sequence[str]) -> int:
+    """The command; returns its exit status."""
+    try:
+        arguments = with_resumed(arguments)
+        check_overrides([argument for argument in arguments if not argument.startswith("-")])
+        register()
+    except USER_ERRORS as error:
+        sys.stderr.write(f"defm-rl train: {error}\n")
+        return 2
+    sys.argv = ["defm-rl train", *arguments]
+    try:
+        _job()
+    except SystemExit as end:  # Hydra's way, and ours, to end a job early
+        return end.code if isinstance(end.code, int) else 1
+    return 0

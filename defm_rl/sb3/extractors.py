@@ -1,0 +1,150 @@
+"""Features extractors: an encoder inside the policy, and the layer that follows features encoded before it."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from stable_baselines3.common.preprocessing import get_flattened_obs_dim, is_image_space
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+from torch import Tensor, nn
+
+from defm_rl.depth import DepthScaleMonitor, as_depth
+from defm_rl.observations import ONLY_KEY, as_dict, depth_layouts, make_encoder, over_cameras
+
+Observations = Tensor | dict[str, Tensor]
+
+
+class DefmExtractor(BaseFeaturesExtractor):
+    """Encodes depth inside the policy, to fine-tune the encoder with it. Other keys are flattened beside the features.
+
+    SB3 runs a features extractor once more for each epoch, for each unshared critic and target: where nothing of the
+    encoder is trained, `VecEncodeDepth` does the same work once per frame.
+
+    Pass names and numbers only: SB3 pickles them into each checkpoint, and builds the policy from them on loading.
+    Frozen weights are not part of a checkpoint; their sha256 is, and is verified.
+
+    Args:
+        observation_space: Box or Dict. Depth is floating metres, or uint16 with `unit="mm"`; (1, H, W), (H, W),
+            (H, W, 1) or, for stacked frames, (k, H, W): each frame is encoded, their features are concatenated.
+        encoder: A published model's name.
+        depth_keys: The keys of a Dict that are depth. Default: those that look like single depth frames.
+        **encoder_kwargs: Settings of the `DepthEncoder`, such as weights, features, pool, trainable, unit.
+
+    Attributes:
+        encoder: The `DepthEncoder` that all cameras share.
+
+    Raises:
+        TypeError: Where a module is passed in the place of a name.
+        ValueError: Where no depth is found, or another key is an image, which would be flattened.
+    """
+
+    def __init__(
+        self,
+        observation_space: spaces.Space[Any],
+        encoder: str = "defm_resnet18",
+        *,
+        depth_keys: Sequence[str] | None = None,
+        **encoder_kwargs: Any,
+    ) -> None:
+        if not isinstance(encoder, str):
+            raise TypeError(f"Pass the encoder's name, not a {type(encoder).__name__}: SB3 pickles policy_kwargs.")
+        layouts = depth_layouts(observation_space, depth_keys)
+        others = {key: space for key, space in _subspaces(observation_space).items() if key not in layouts}
+        images = [key for key, space in others.items() if is_image_space(space)]
+        if images:
+            raise ValueError(
+                f"{images[0]!r} is an image, which would be flattened: encode it in an extractor of your own."
+            )
+        network = make_encoder(layouts, encoder, **encoder_kwargs)
+        frames = sum(layout.frames for layout in layouts.values())
+        super().__init__(observation_space, frames * network.feature_dim + _flat_dim(others))
+        self.encoder = network
+        self._layouts = layouts
+        self._others = tuple(others)
+        self._monitor = DepthScaleMonitor()
+
+    def forward(self, observations: Observations) -> Tensor:
+        """Features of a batch of observations.
+
+        Args:
+            observations: As SB3 preprocesses them: floating, discrete keys one-hot.
+
+        Returns:
+            (B, features_dim): the features of each camera, then the other keys.
+        """
+        by_key: dict[str, Tensor] = as_dict(observations)
+        features = over_cameras(self._layouts, by_key, self._encode)
+        return torch.cat([*features.values(), *(by_key[key].flatten(1) for key in self._others)], dim=1)
+
+    def _encode(self, depth: Tensor) -> Tensor:
+        if _traced():
+            return self._features(depth)
+        if not self._monitor.done:
+            self._monitor.update(as_depth(depth, self.encoder.unit))
+        if not self.training:
+            return self._features(depth)
+        # Recurrent policies train on sequences padded with zeros: all empty images share one encoding.
+        seen = depth.flatten(1).any(dim=1)
+        if bool(seen.all()):
+            return self._features(depth)
+        rows = torch.cat([seen.nonzero()[:, 0], (~seen).nonzero()[:1, 0]])
+        row_of_image = torch.where(seen, seen.cumsum(0) - 1, len(rows) - 1)
+        return self._features(depth[rows])[row_of_image]
+
+    def _features(self, depth: Tensor) -> Tensor:
+        features: Tensor = self.encoder.encode(depth) if self.encoder.frozen and not _traced() else self.encoder(depth)
+        return features
+
+
+class FeatureProjection(BaseFeaturesExtractor):
+    """A linear layer and tanh over features that were encoded before the policy; other keys are flattened beside.
+
+    Args:
+        observation_space: Dict or Box, as `VecEncodeDepth` gives it.
+        latent_dim: What each camera's features become.
+        feature_keys: The keys that hold features. Default: the float16 vectors.
+
+    Raises:
+        ValueError: Where there are no features.
+    """
+
+    def __init__(
+        self, observation_space: spaces.Space[Any], latent_dim: int = 64, feature_keys: Sequence[str] | None = None
+    ) -> None:
+        subspaces = _subspaces(observation_space)
+        if feature_keys is None:
+            feature_keys = [key for key, x in subspaces.items() if x.dtype == np.float16 and len(x.shape or ()) == 1]
+        if not feature_keys or not set(feature_keys) <= set(subspaces):
+            raise ValueError(
+                f"feature_keys must be one or more of {', '.join(subspaces)}; got {tuple(feature_keys)}. "
+                "By default they are the float16 vectors that VecEncodeDepth gives."
+            )
+        others = {key: space for key, space in subspaces.items() if key not in feature_keys}
+        super().__init__(observation_space, latent_dim * len(feature_keys) + _flat_dim(others))
+        self.projections = nn.ModuleDict(
+            {
+                key: nn.Sequential(nn.Linear(get_flattened_obs_dim(subspaces[key]), latent_dim), nn.Tanh())
+                for key in feature_keys
+            }
+        )
+        self._others = tuple(others)
+
+    def forward(self, observations: Observations) -> Tensor:
+        """(B, features_dim): the projected features of each key, then the other keys."""
+        by_key: dict[str, Tensor] = as_dict(observations)
+        projected = [projection(by_key[key].flatten(1)) for key, projection in self.projections.items()]
+        return torch.cat([*projected, *(by_key[key].flatten(1) for key in self._others)], dim=1)
+
+
+def _traced() -> bool:
+    return torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None
+
+
+def _subspaces(space: spaces.Space[Any]) -> dict[str, spaces.Space[Any]]:
+    return dict(space.spaces) if isinstance(space, spaces.Dict) else {ONLY_KEY: space}
+
+
+def _flat_dim(subspaces: dict[str, spaces.Space[Any]]) -> int:
+    return sum(get_flattened_obs_dim(space) for space in subspaces.values())

@@ -1,0 +1,129 @@
+"""Wrappers of vectorized environments: encode depth once, or normalize it for a network of one's own."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from stable_baselines3.common.running_mean_std import RunningMeanStd
+from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecNormalize
+from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
+
+from defm_rl.encoders import DepthEncoder
+from defm_rl.observations import DepthTransform, EncodingTransform, NormalizingTransform
+
+
+class _VecTransformDepth(VecEnvWrapper):
+    """Transforms observations, and in the infos the last ones of episodes, which SB3 bootstraps from on time-outs."""
+
+    def __init__(self, venv: VecEnv, transform: DepthTransform) -> None:
+        super().__init__(venv, observation_space=transform.space)
+        self._transform = transform
+
+    def reset(self) -> VecEnvObs:
+        """Resets and transforms."""
+        return self._transform(self.venv.reset())[0]  # type: ignore[arg-type]
+
+    def step_wait(self) -> VecEnvStepReturn:
+        """Waits for the step and transforms; the last observations of episodes join the batch."""
+        observations, rewards, dones, infos = self.venv.step_wait()
+        ended = [index for index in np.flatnonzero(dones) if "terminal_observation" in infos[index]]
+        last = [infos[index]["terminal_observation"] for index in ended]
+        observations, last = self._transform(observations, last)  # type: ignore[arg-type]
+        for index, observation in zip(ended, last, strict=True):
+            infos[index] = {**infos[index], "terminal_observation": observation}
+        return observations, rewards, dones, infos
+
+
+class VecEncodeDepth(_VecTransformDepth):
+    """Encodes each depth frame once: features in float16 take the place of depth.
+
+    A Box observation becomes a Box of features; a Dict keeps its other keys. The rollout or replay buffer then holds a
+    few hundred numbers a frame, and no epoch, critic or target network encodes again. Frames may be stacked before this
+    wrapper (each is encoded, features are concatenated) or after it, which is cheaper. To standardise the features,
+    wrap this in `VecNormalizeFeatures`. Features beyond float16's range (±65504) are clipped.
+
+    A policy that is loaded with another encoder or other weights than it was trained with is refused by SB3, because
+    the spaces differ: see `defm_rl.observations.FeatureBox`.
+
+    Args:
+        venv: The vectorized environment; its depth is in metres, unless `unit="mm"`. `VecFrameStack` before this one
+            needs `channels_order="first"` for depth of shape (1, H, W): its default joins frames side by side.
+        encoder: A published model's name, or a frozen `DepthEncoder`.
+        depth_keys: The keys of a Dict that are depth. Default: those that look like single depth frames.
+        device: Where the encoder runs. Default: CUDA if there is any, else the CPU.
+        **encoder_kwargs: Settings of the `DepthEncoder`, such as weights, features, pool, unit.
+
+    Attributes:
+        encoder: The `DepthEncoder`.
+
+    Raises:
+        ValueError: Where the encoder is not frozen, or no depth is found.
+    """
+
+    def __init__(
+        self,
+        venv: VecEnv,
+        encoder: str | DepthEncoder = "defm_resnet18",
+        *,
+        depth_keys: Sequence[str] | None = None,
+        device: str | torch.device | None = None,
+        **encoder_kwargs: Any,
+    ) -> None:
+        transform = EncodingTransform(venv.observation_space, depth_keys, encoder, device, **encoder_kwargs)
+        super().__init__(venv, transform)
+        self.encoder = transform.encoder
+
+
+class VecNormalizeDepth(_VecTransformDepth):
+    """Turns depth into the three standardised channels that DeFM's networks take, for a network of one's own.
+
+    SB3 takes images for uint8. For its own CNN (`CnnPolicy`, or the image keys of `MultiInputPolicy`) pass
+    `policy_kwargs=dict(normalize_images=False)`: without it they are flattened into an MLP, or refused.
+
+    Args:
+        venv: The vectorized environment.
+        depth_keys: The keys of a Dict that are depth. Default: those that look like single depth frames.
+        size: Height and width (or square side) to resize to.
+        unit: Unit of the depth, "m" or "mm".
+        dtype: float16, which halves the buffer, or float32.
+
+    Raises:
+        ValueError: Where no depth is found, or for another dtype.
+    """
+
+    def __init__(
+        self,
+        venv: VecEnv,
+        *,
+        depth_keys: Sequence[str] | None = None,
+        size: int | tuple[int, int] | None = None,
+        unit: str = "m",
+        dtype: type[np.float16] | type[np.float32] = np.float16,
+    ) -> None:
+        super().__init__(venv, NormalizingTransform(venv.observation_space, depth_keys, size, unit, dtype))
+
+
+class VecNormalizeFeatures(VecNormalize):
+    """`VecNormalize` whose statistics are right for float16 observations.
+
+    NumPy returns the variance of float16 in float16. With 32 environments and a standard deviation beyond 45,
+    `VecNormalize` computes an infinite variance, and every feature becomes 0.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if not self.norm_obs:
+            return
+        statistics: Any = self.obs_rms  # by key for a Dict
+        if isinstance(statistics, dict):
+            wide: Any = {key: _Float64MeanStd(shape=rms.mean.shape) for key, rms in statistics.items()}
+        else:
+            wide = _Float64MeanStd(shape=statistics.mean.shape)
+        self.obs_rms = wide
+
+
+class _Float64MeanStd(RunningMeanStd):
+    def update(self, arr: NDArray[Any]) -> None:
+        super().update(arr.astype(np.float64))

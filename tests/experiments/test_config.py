@@ -1,0 +1,59 @@
+"""A configuration that cannot be says what to write instead."""
+
+import pytest
+
+from defm_rl.experiments.config import Config, ConfigError, check_overrides, compose_config, group_options
+from defm_rl.experiments.runs import to_config
+
+ENCODERS = ["blind", "cnn", "efficientnet_b0", "regnet_y_400mf", "resnet18", "resnet50", "vit_s14"]
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("experiment=quickstat", "Did you mean 'quickstart'"),
+        ("encoder=resnet19", "Did you mean 'resnet18'"),
+        ("gamma=0.9", "Did you mean 'algo.gamma'"),
+        ("algo.lr=3e-4", "Did you mean 'algo.learning_rate'"),
+        ("encoder.trainabl=[all]", "Did you mean 'encoder.trainable'"),
+        ("env.num_env=4", "Did you mean 'env.num_envs'"),
+        ("experimnt=quickstart", "Did you mean 'experiment'"),
+        ("algo.gamma=high", "high.*Float"),
+        ("env.level", "key=value"),
+    ],
+)
+def test_a_wrong_override_is_refused_with_a_suggestion(override, message):
+    with pytest.raises(ConfigError, match=message):
+        check_overrides([override])
+
+
+def test_a_sweep_is_not_mistaken_for_a_wrong_value():
+    check_overrides(["seed=0,1", "algo.gamma=choice(0.9,0.98)"])
+    with pytest.raises(ConfigError, match="resnet18"):
+        check_overrides(["encoder=resnet19,blind"])
+
+
+def test_a_key_of_another_algorithm_is_refused():
+    with pytest.raises(ConfigError, match="n_steps"):
+        check_overrides(["algo=sac", "algo.n_steps=5"])
+
+
+@pytest.mark.parametrize("experiment", ["quickstart", "navigation"])
+@pytest.mark.parametrize(
+    "encoder", ["regnet_y_400mf", "resnet18", "resnet50", "efficientnet_b0", "vit_s14", "cnn", "blind"]
+)
+@pytest.mark.parametrize("algo", ["ppo", "sac"])
+def test_every_combination_of_options_is_a_whole_configuration(experiment, encoder, algo):
+    config = to_config(compose_config([f"experiment={experiment}", f"encoder={encoder}", f"algo={algo}"]))
+    assert isinstance(config, Config)
+    assert config.algo.name == algo
+    assert config.experiment == experiment
+
+
+def test_no_option_is_left_out_above():
+    assert group_options("encoder") == ENCODERS
+
+
+def test_only_the_quick_start_goes_on_without_the_published_weights():
+    assert compose_config(["experiment=quickstart"]).encoder.fallback == "random"
+    assert compose_config(["experiment=navigation"]).encoder.fallback == "error"

@@ -1,0 +1,80 @@
+"""Which parts of an observation space are taken for depth."""
+
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+
+from defm_rl.observations import DepthLayout, FeatureBox, depth_layouts, over_cameras
+
+
+def box(*shape, dtype=np.float32):
+    return spaces.Box(0, 100, shape, dtype)
+
+
+def test_depth_keys_are_found_by_shape_and_dtype():
+    space = spaces.Dict(
+        front=box(1, 48, 96),
+        left=box(48, 96),
+        rear=box(48, 96, 1, dtype=np.uint16),
+        rgb=box(3, 48, 96, dtype=np.uint8),
+        state=box(8),
+        matrix=box(3, 4),
+        gait=spaces.Discrete(4),
+    )
+    assert set(depth_layouts(space)) == {"front", "left", "rear"}
+    assert set(depth_layouts(space, ["left"])) == {"left"}
+
+
+def test_stacked_frames_in_a_dict_must_be_named():
+    space = spaces.Dict(depth=box(4, 48, 96), state=box(8))
+    with pytest.raises(ValueError, match="depth_keys"):
+        depth_layouts(space)
+    assert depth_layouts(space, ["depth"])["depth"] == DepthLayout(4, 48, 96)
+
+
+@pytest.mark.parametrize(
+    ("space", "keys", "message"),
+    [
+        (spaces.Dict(state=box(8)), None, "No depth"),
+        (spaces.Dict(depth=box(1, 48, 96)), ["dept"], "one or more of depth"),
+        (box(8), None, "stacked"),
+        (box(1, 48, 96, dtype=np.uint8), None, "uint8"),
+        (spaces.Discrete(3), None, "Box or a Dict"),
+    ],
+)
+def test_what_is_no_depth_is_refused(space, keys, message):
+    with pytest.raises(ValueError, match=message):
+        depth_layouts(space, keys)
+
+
+@pytest.mark.parametrize("shape", [(4, 20, 30), (20, 30, 4), (4, 1, 20, 30)])
+def test_stacked_frames_become_single_images_in_order(shape):
+    layout = DepthLayout.of(box(*shape), "depth")
+    frame_of_pixel = torch.arange(4).reshape([4 if size == 4 else 1 for size in shape]).expand(shape)
+    images = layout.images(torch.stack([frame_of_pixel, frame_of_pixel + 10]))
+    assert images.shape == (8, 20, 30)
+    assert [int(image.unique().item()) for image in images] == [0, 1, 2, 3, 10, 11, 12, 13]
+
+
+def test_cameras_of_one_size_share_one_call():
+    layouts = depth_layouts(spaces.Dict(a=box(1, 20, 30), b=box(2, 20, 30), c=box(1, 16, 16)), ["a", "b", "c"])
+    depth = {"a": torch.full((5, 1, 20, 30), 1.0), "b": torch.full((5, 2, 20, 30), 2.0), "c": torch.zeros(5, 1, 16, 16)}
+    sizes = []
+
+    def mean_twice(images):
+        sizes.append(tuple(images.shape))
+        return images.mean((1, 2))[:, None].expand(-1, 2)
+
+    outputs = over_cameras(layouts, depth, mean_twice)
+    assert sizes == [(15, 20, 30), (5, 16, 16)]
+    assert {key: tuple(value.shape) for key, value in outputs.items()} == {"a": (5, 2), "b": (5, 4), "c": (5, 2)}
+    assert outputs["a"].unique().item() == 1.0
+    assert outputs["b"].unique().item() == 2.0
+
+
+def test_features_of_different_weights_are_different_spaces():
+    assert FeatureBox(8, "net sha256=a") == FeatureBox(8, "net sha256=a")
+    assert FeatureBox(8, "net sha256=a") != FeatureBox(8, "net sha256=b")
+    assert FeatureBox(8, "net sha256=a") != spaces.Box(-np.inf, np.inf, (8,), np.float16)
+    assert spaces.Dict(depth=FeatureBox(8, "net sha256=a")) != spaces.Dict(depth=FeatureBox(8, "net sha256=b"))
