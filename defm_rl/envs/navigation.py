@@ -113,6 +113,8 @@ class NavigationVectorEnv(MujocoVectorEnv):
         self.config = _configure(config, settings)
         self.level = get_level(self.config.level)
         self._state_bounds = _state_space()
+        max_steps = self.config.max_episode_steps
+        max_steps = self.level.max_episode_steps if max_steps is None else max_steps
         model = _build_model(self.config, self.level)
         super().__init__(
             model,
@@ -125,7 +127,7 @@ class NavigationVectorEnv(MujocoVectorEnv):
             observations=self.config.observations,
             renderer=self.config.renderer,
             threads=self.config.threads,
-            max_episode_steps=self.config.max_episode_steps or self.level.max_episode_steps,
+            max_episode_steps=max_steps,
             autoreset_mode=autoreset_mode,
             layout_seeds=layout_seeds,
             render_mode=render_mode,
@@ -306,10 +308,7 @@ def _configure(config: NavigationConfig | None, settings: dict[str, Any]) -> Nav
     for name in settings:
         if name not in names:
             raise TypeError(f"unknown setting {name!r}{hint(name, names)}")
-    config = dataclasses.replace(config or NavigationConfig(), **settings)
-    height, width = config.depth_size
-    # Hydra and JSON give lists.
-    return dataclasses.replace(config, observations=tuple(config.observations), depth_size=(height, width))
+    return dataclasses.replace(config or NavigationConfig(), **settings)
 
 
 def _state_space() -> spaces.Box:

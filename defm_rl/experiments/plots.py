@@ -1,7 +1,8 @@
 """Learning curves."""
 
 import csv
-from collections.abc import Sequence
+import itertools
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import matplotlib
@@ -23,24 +24,25 @@ def read_history(run: Run) -> dict[str, np.ndarray]:
     return {name: np.array([float(row[name]) for row in rows]) for name in (rows[0] if rows else ())}
 
 
-def learning_curve(runs: Sequence[Run], path: Path, labels: Sequence[str] | None = None) -> None:
-    """Success over environment steps, one line per run.
+def learning_curves(groups: Mapping[str, Sequence[Run]], path: Path) -> None:
+    """Success over environment steps: one line per run, one colour and one label per group.
 
     Args:
-        runs: Runs with a history.
+        groups: Runs with a history, by label. An empty label is not written.
         path: The picture to write.
-        labels: One per run, written at the end of its line; none for a single run.
     """
     figure, axes = plt.subplots(figsize=(6.4, 3.6), dpi=150)
-    for index, run in enumerate(runs):
-        history = read_history(run)
-        if not history:
-            continue
-        colour = COLOURS[index % len(COLOURS)]
-        axes.plot(history["steps"] / 1000, 100 * history["success_rate"], color=colour, linewidth=1.8)
-        if labels:
-            end = (history["steps"][-1] / 1000, 100 * history["success_rate"][-1])
-            axes.annotate(labels[index], end, (6, 0), textcoords="offset points", color=colour, va="center", fontsize=9)
+    for (label, runs), colour in zip(groups.items(), itertools.cycle(COLOURS), strict=False):
+        ends = []
+        for history in filter(None, map(read_history, runs)):
+            steps, success = history["steps"] / 1000, 100 * history["success_rate"]
+            axes.plot(steps, success, color=colour, linewidth=1.8, alpha=0.9)
+            ends.append((steps[-1], success[-1]))
+        if label and ends:
+            # Labels at the lines' ends need no legend to be looked up in.
+            axes.annotate(
+                label, np.max(ends, axis=0), (6, 0), textcoords="offset points", color=colour, va="center", fontsize=9
+            )
     axes.set(xlabel="environment steps (thousands)", ylabel="success of the last 200 episodes (%)", ylim=(-2, 102))
     axes.set_xlim(left=0)
     axes.grid(alpha=0.25)

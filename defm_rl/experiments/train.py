@@ -94,7 +94,7 @@ def train(config: Config, run: Run) -> dict[str, Any]:
         },
     }
     write_json(run.folder / "metrics.json", metrics)
-    plots.learning_curve([run], run.folder / "learning_curve.png")
+    plots.learning_curves({"": [run]}, run.folder / "learning_curve.png")
     if config.evaluation.clips:
         animation.film(config, model, encoder, run.statistics, run.folder / "episodes.gif")
     metrics["training"]["total_s"] = round(time.perf_counter() - started, 1)

@@ -1,0 +1,37 @@
+"""Simulated depth cameras: named noise profiles, latency, frame rate and mounting."""
+
+from defm_rl.sensors.camera import MOUNTINGS, MountingJitter, SimulatedCamera, check_depth, simulate
+from defm_rl.sensors.noise import Noise
+from defm_rl.sensors.profiles import (
+    SENSORS,
+    Dextrah,
+    Ideal,
+    KinectNguyen,
+    RealSenseParkour,
+    Redwood,
+    Sensor,
+    Stereo,
+    ZedX,
+    compose,
+    make_sensor,
+)
+
+__all__ = [
+    "MOUNTINGS",
+    "SENSORS",
+    "Dextrah",
+    "Ideal",
+    "KinectNguyen",
+    "MountingJitter",
+    "Noise",
+    "RealSenseParkour",
+    "Redwood",
+    "Sensor",
+    "SimulatedCamera",
+    "Stereo",
+    "ZedX",
+    "check_depth",
+    "compose",
+    "make_sensor",
+    "simulate",
+]

@@ -1,0 +1,104 @@
+"""Random numbers for batches of environments: each environment's depend on (seed, environment, frame) and nothing else.
+
+They are hashes of counters, not a generator's state: any device, any batch and any order give the same numbers.
+"""
+
+import functools
+import math
+
+import torch
+from torch import Tensor
+
+_GOLDEN_64 = 0x9E3779B97F4A7C15
+# Rounds of the 32-bit hash "lowbias32" (C. Wellons, 2018) and of SplitMix64 (Steele et al., OOPSLA 2014).
+_MULTIPLY_32 = (0x7FEB352D, 0x846CA68B)
+_MULTIPLY_64 = (0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
+
+
+class Noise:
+    """The random numbers of one frame of each environment.
+
+    Every call draws afresh; the n-th call of one frame gives the same numbers whenever it is repeated.
+
+    Args:
+        seed: Any int.
+        envs: Which environments are in the batch, (B,) integers.
+        frames: The number of the frame of each, (B,) integers.
+    """
+
+    def __init__(self, seed: int, envs: Tensor, frames: Tensor) -> None:
+        self._seed, self._envs, self._frames = seed, envs, frames
+        state = _mix_64(envs.to(torch.int64) + _signed(_hash_int(seed), 64))
+        state = _mix_64(state + frames.to(torch.int64))
+        self._low = state.to(torch.int32)[:, None]
+        self._high = (state >> 32).to(torch.int32)[:, None]
+        self._draws = 0
+        self.batch = len(envs)
+        self.device = envs.device
+
+    def held(self, frames: int) -> "Noise":
+        """Random numbers that stay the same for so many frames; when they change differs between environments."""
+        phase = _mix_64(self._envs.to(torch.int64)).remainder(frames)
+        held = Noise(self._seed + 1, self._envs, (self._frames + phase).div(frames, rounding_mode="floor"))
+        held._draws = self._draws
+        return held
+
+    def uniform(self, *shape: int) -> Tensor:
+        """Uniform in [0, 1), (B, *shape), float32, in steps of 2**-24."""
+        bits = self._bits(math.prod(shape))
+        return (bits.bitwise_right_shift_(8).bitwise_and_(0xFFFFFF) * 2.0**-24).reshape(self.batch, *shape)
+
+    def normal(self, *shape: int) -> Tensor:
+        """Standard normal, (B, *shape), float32; pairs by Box and Muller (1958)."""
+        count = math.prod(shape)
+        half = (count + 1) // 2
+        # 1 - u lies in (0, 1], whose logarithm is finite.
+        radius = self.uniform(half).neg_().add_(1.0).log_().mul_(-2.0).sqrt_()
+        angle = self.uniform(half).mul_(2 * math.pi)
+        out = radius.new_empty(self.batch, 2 * half)
+        torch.mul(radius, angle.cos(), out=out[:, :half])
+        torch.mul(radius, angle.sin_(), out=out[:, half:])
+        return out[:, :count].reshape(self.batch, *shape)
+
+    def _bits(self, count: int) -> Tensor:
+        """(B, count) random int32."""
+        self._draws += 1
+        salt = _hash_int(self._draws)
+        x = _counters(count, self.device) ^ (self._low ^ _signed(salt, 32))
+        _mix_32_(x).bitwise_xor_(self._high ^ _signed(salt >> 32, 32))
+        return _mix_32_(x)
+
+
+def _signed(value: int, bits: int) -> int:
+    """The two's complement integer of the lowest bits: torch has no unsigned arithmetic."""
+    value &= (1 << bits) - 1
+    return value - (1 << bits) if value >> (bits - 1) else value
+
+
+def _hash_int(value: int) -> int:
+    """SplitMix64 on Python integers; different for different values below 2**64."""
+    mask = (1 << 64) - 1
+    value = (value * _GOLDEN_64 + _GOLDEN_64) & mask
+    value = ((value ^ (value >> 30)) * _MULTIPLY_64[0]) & mask
+    value = ((value ^ (value >> 27)) * _MULTIPLY_64[1]) & mask
+    return value ^ (value >> 31)
+
+
+def _mix_64(x: Tensor) -> Tensor:
+    """SplitMix64 on int64; the masks make torch's arithmetic shifts logical ones."""
+    x = x * _signed(_GOLDEN_64, 64)
+    x = (x ^ ((x >> 30) & ((1 << 34) - 1))) * _signed(_MULTIPLY_64[0], 64)
+    x = (x ^ ((x >> 27) & ((1 << 37) - 1))) * _signed(_MULTIPLY_64[1], 64)
+    return x ^ ((x >> 31) & ((1 << 33) - 1))
+
+
+def _mix_32_(x: Tensor) -> Tensor:
+    """lowbias32 in place."""
+    x.bitwise_xor_((x >> 16).bitwise_and_(0xFFFF)).mul_(_MULTIPLY_32[0])
+    x.bitwise_xor_((x >> 15).bitwise_and_(0x1FFFF)).mul_(_signed(_MULTIPLY_32[1], 32))
+    return x.bitwise_xor_((x >> 16).bitwise_and_(0xFFFF))
+
+
+@functools.lru_cache(maxsize=32)
+def _counters(count: int, device: torch.device) -> Tensor:
+    return torch.arange(count, dtype=torch.int32, device=device) * _signed(_GOLDEN_64 >> 32, 32)

@@ -1,0 +1,275 @@
+"""What the profiles are made of: functions of (B, H, W) depth in metres with holes at 0, or of disparity in pixels."""
+
+import functools
+import math
+from statistics import NormalDist
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from defm_rl.sensors.noise import Noise
+
+
+def focal_length_px(width: int, horizontal_fov_deg: float) -> float:
+    """Focal length of a pinhole camera, in pixels of an image of that width."""
+    return width / 2 / math.tan(math.radians(horizontal_fov_deg) / 2)
+
+
+def inverse(x: Tensor) -> Tensor:
+    """1 / x, and 0 where x is not positive: from depth to disparity and back, holes staying holes."""
+    return torch.where(x > 0, x.reciprocal(), 0.0)
+
+
+def quantise(x: Tensor, steps: float) -> Tensor:
+    """Rounded to 1 / steps."""
+    return (x * steps).round_().div_(steps)
+
+
+def shift_pixels(depth: Tensor, noise: Noise, sigma_px: float | Tensor, *others: Tensor) -> tuple[Tensor, ...]:
+    """Each pixel reads another, N(0, sigma_px) away along each axis, rounded; the border is repeated.
+
+    Args:
+        depth: (B, H, W).
+        noise: Random numbers.
+        sigma_px: One for all, or (B, H, W).
+        *others: (B, H, W); read at the same pixels.
+    """
+    _, height, width = depth.shape
+    rows = torch.arange(height, dtype=torch.float32, device=depth.device)[:, None]
+    columns = torch.arange(width, dtype=torch.float32, device=depth.device)
+    row = noise.normal(height, width).mul_(sigma_px).round_().add_(rows).clamp_(0, height - 1)
+    column = noise.normal(height, width).mul_(sigma_px).round_().add_(columns).clamp_(0, width - 1)
+    index = row.mul_(width).add_(column).long().flatten(1)
+    return tuple(plane.flatten(1).gather(1, index).view_as(depth) for plane in (depth, *others))
+
+
+def sample_shifted(depth: Tensor, noise: Noise, sigma_px: float) -> Tensor:
+    """Each pixel reads N(0, sigma_px) away along each axis, bilinearly; holes are left out of the mean."""
+    _, height, width = depth.shape
+    rows = torch.arange(height, dtype=torch.float32, device=depth.device)[:, None]
+    columns = torch.arange(width, dtype=torch.float32, device=depth.device)
+    y = noise.normal(height, width).mul_(sigma_px).add_(rows).mul_(2 / max(height - 1, 1)).sub_(1)
+    x = noise.normal(height, width).mul_(sigma_px).add_(columns).mul_(2 / max(width - 1, 1)).sub_(1)
+    planes = torch.stack((depth, (depth > 0).to(depth.dtype)), 1)
+    value, weight = F.grid_sample(planes, torch.stack((x, y), -1), padding_mode="border", align_corners=True).unbind(1)
+    return torch.where(weight > 1e-3, value / weight, 0.0)
+
+
+def surface_angle(depth: Tensor, focal_px: float) -> Tensor:
+    """Angle between the viewing ray and the surface normal, radians, in [0, pi / 2].
+
+    Inverse depth is affine in the pixel on a plane, so that its differences give the plane's normal exactly. Of the
+    differences to both sides the smaller counts, which keeps edges between objects from looking like steep surfaces.
+    """
+    _, height, width = depth.shape
+    q = inverse(depth)
+    y = (torch.arange(height, dtype=depth.dtype, device=depth.device)[:, None] - (height - 1) / 2) / focal_px
+    x = (torch.arange(width, dtype=depth.dtype, device=depth.device) - (width - 1) / 2) / focal_px
+    n_x, n_y = _smaller_difference(q, 2) * focal_px, _smaller_difference(q, 1) * focal_px
+    n_z = q - x * n_x - y * n_y
+    length = (n_x.square() + n_y.square() + n_z.square()).mul_(x.square() + y.square() + 1).sqrt_()
+    return (q / length.clamp_(min=1e-12)).clamp_(-1.0, 1.0).acos_()
+
+
+def _smaller_difference(q: Tensor, dim: int) -> Tensor:
+    """Per pixel the smaller of the differences to its two neighbours along an axis; those to holes do not count."""
+    count = q.shape[dim]
+    if count == 1:
+        return torch.zeros_like(q)
+    near, far = q.narrow(dim, 0, count - 1), q.narrow(dim, 1, count - 1)
+    difference = torch.where((near > 0) & (far > 0), far - near, math.inf)
+    outside = torch.full_like(q.narrow(dim, 0, 1), math.inf)
+    before, after = torch.cat((outside, difference), dim), torch.cat((difference, outside), dim)
+    smaller = torch.where(before.abs() < after.abs(), before, after)
+    return torch.where(smaller.isinf(), 0.0, smaller)
+
+
+def occluded(disparity: Tensor, largest_px: float, dither: Tensor | float = 0.0) -> Tensor:
+    """Where the right camera of a stereo pair does not see what the left one sees.
+
+    A pixel at column x lands at x - disparity in the right image. It is hidden there if something further right lands
+    at the same place or before it, and it has no partner if that is left of the right image.
+
+    Args:
+        disparity: (B, H, W), in pixels of this image; 0 where there is none.
+        largest_px: No disparity is larger.
+        dither: Up to ±0.5, moves the comparison, so that shadows narrower than a pixel occur as often as they should.
+
+    Returns:
+        (B, H, W), bool.
+    """
+    width = disparity.shape[2]
+    columns = torch.arange(width, dtype=disparity.dtype, device=disparity.device)
+    landing = columns - disparity
+    # Minimum over everything to the right within reach, by doubling: columns x .. x + reach.
+    lowest, reach = landing.clone(), 1
+    while reach <= min(largest_px + 1, width - 1):
+        lowest[..., :-reach] = torch.minimum(lowest[..., :-reach], lowest[..., reach:])
+        reach *= 2
+    lowest[..., :-1] = lowest[..., 1:].clone()  # only what is right of the pixel itself
+    lowest[..., -1] = width
+    place = landing + dither
+    # One pixel to the right lands one further on a fronto-parallel surface: half of it is the border between the two.
+    return (place > lowest - 0.5) | (place < -0.5)
+
+
+def near_edges(disparity: Tensor, jump_px: float, width_px: float, chance: Tensor) -> Tensor:
+    """Pixels within `width_px` of a jump in disparity.
+
+    Args:
+        disparity: (B, H, W), pixels.
+        jump_px: The least difference between neighbours that counts.
+        width_px: How far from the edge, in pixels of this image; a fraction is reached with that probability.
+        chance: (B, H, W), uniform in [0, 1).
+
+    Returns:
+        (B, H, W), bool.
+    """
+    padded = F.pad(disparity, (1, 1, 1, 1), mode="replicate")
+    centre = padded[:, 1:-1, 1:-1]
+    neighbours = (padded[:, 1:-1, 2:], padded[:, 1:-1, :-2], padded[:, 2:, 1:-1], padded[:, :-2, 1:-1])
+    edge = torch.zeros_like(disparity, dtype=torch.bool)
+    for neighbour in neighbours:
+        edge |= (neighbour - centre).abs() > jump_px
+    whole = int(width_px)
+    for _ in range(whole - 1):
+        edge = grow(edge)
+    if whole == 0:
+        return edge & (chance < width_px)
+    return edge | (grow(edge) & (chance < width_px - whole))
+
+
+def grow(mask: Tensor) -> Tensor:
+    """A mask with its four neighbours."""
+    grown = mask.clone()
+    grown[:, 1:] |= mask[:, :-1]
+    grown[:, :-1] |= mask[:, 1:]
+    grown[:, :, 1:] |= mask[:, :, :-1]
+    grown[:, :, :-1] |= mask[:, :, 1:]
+    return grown
+
+
+def patches(noise: Noise, height: int, width: int, share: float, size_px: float) -> Tensor:
+    """Random blobs that cover a share of the image: a smooth Gaussian field cut at that quantile.
+
+    Args:
+        noise: Random numbers.
+        height: Pixels.
+        width: Pixels.
+        share: Of the pixels, on average, in [0, 1).
+        size_px: Standard deviation of the field's smoothing.
+
+    Returns:
+        (B, H, W), bool.
+    """
+    if share <= 0:
+        return torch.zeros(noise.batch, height, width, dtype=torch.bool, device=noise.device)
+    spread = max(size_px, 0.5)
+    down, across = _smoothing(height, spread, noise.device), _smoothing(width, spread, noise.device)
+    field = down @ noise.normal(down.shape[1], across.shape[1]) @ across.T
+    return field < NormalDist().inv_cdf(share)
+
+
+@functools.lru_cache(maxsize=32)
+def _smoothing(count: int, spread_px: float, device: torch.device) -> Tensor:
+    """(count, nodes): Gaussian weights of a coarser grid; rows of unit length, so that the field has unit variance."""
+    nodes = torch.arange(-3 * spread_px, count + 3 * spread_px, spread_px, device=device)
+    distance = torch.arange(count, dtype=torch.float32, device=device)[:, None] - nodes
+    return F.normalize(torch.exp(-0.5 * (distance / spread_px).square()), dim=1)
+
+
+def sticks(noise: Noise, height: int, width: int, probability: float, length_px: float, width_px: float) -> Tensor:
+    """Straight bars of random place, direction and size; (B, H, W), a random number in (0, 1] on each, 0 elsewhere.
+
+    Args:
+        noise: Random numbers.
+        height: Pixels.
+        width: Pixels.
+        probability: Of a stick beginning, per pixel; at most a few per image.
+        length_px: The longest; lengths are uniform between one pixel and this.
+        width_px: The widest; widths are uniform between one pixel and this.
+    """
+    expected = probability * height * width
+    slots = math.ceil(expected + 4 * math.sqrt(expected)) + 1  # a binomial number of sticks, close to Poisson
+    random = noise.uniform(slots, 7)
+    active, y, x, direction, length, breadth, value = (random[..., i, None, None] for i in range(7))
+    along = torch.arange(0, length_px, 0.5, device=noise.device)[:, None]
+    aside = torch.arange(0, width_px, 0.5, device=noise.device)
+    sine, cosine = (direction * math.pi).sin(), (direction * math.pi).cos()
+    column = (x * width + along * cosine - aside * sine).floor()
+    row = (y * height + along * sine + aside * cosine).floor()
+    drawn = (
+        (active < expected / slots) & (along < 1 + length * (length_px - 1)) & (aside < 1 + breadth * (width_px - 1))
+    )
+    drawn = drawn & (column >= 0) & (column < width) & (row >= 0) & (row < height)
+    index = torch.where(drawn, row * width + column, 0.0).long().flatten(1)
+    values = torch.where(drawn, 1 - value, 0.0).flatten(1)
+    # The largest wins where sticks cross: unlike the last, it does not depend on the order in which a GPU writes.
+    out = values.new_zeros(noise.batch, height * width).scatter_reduce(1, index, values, "amax")
+    return out.view(noise.batch, height, width)
+
+
+def running_max(x: Tensor, count: int, dim: int) -> Tensor:
+    """The maximum of each value and the `count - 1` before it along an axis."""
+    out, reach = x, 1
+    while reach < min(count, x.shape[dim]):
+        step = min(reach, count - reach)
+        out = out.clone()
+        late, early = out.narrow(dim, step, x.shape[dim] - step), out.narrow(dim, 0, x.shape[dim] - step)
+        late.copy_(torch.maximum(late, early.clone()))
+        reach += step
+    return out
+
+
+def difference_from_surroundings(x: Tensor) -> Tensor:
+    """|x - m|, m being the mean over 3x3 pixels with weights 1, 1 (beside) and 0.71 (diagonal); the border repeats."""
+    padded = F.pad(x, (1, 1, 1, 1), mode="replicate")
+    across = padded[:, :, :-2] + padded[:, :, 2:]
+    straight = across[:, 1:-1] + padded[:, :-2, 1:-1] + padded[:, 2:, 1:-1]
+    diagonal = across[:, :-2] + across[:, 2:]
+    weight = math.sqrt(0.5)
+    mean = straight.add_(x).add_(diagonal, alpha=weight).div_(5 + 4 * weight)
+    return mean.sub_(x).abs_()
+
+
+def box_sum(x: Tensor) -> Tensor:
+    """Sum over 3x3 pixels, zeros outside."""
+    padded = F.pad(x, (1, 1, 1, 1))
+    rows = padded[:, :-2] + padded[:, 1:-1] + padded[:, 2:]
+    return rows[:, :, :-2] + rows[:, :, 1:-1] + rows[:, :, 2:]
+
+
+def rotate(depth: Tensor, angles_rad: Tensor, focal_px: float) -> Tensor:
+    """What the camera sees after turning about its centre; exact but for the nearest pixel being read.
+
+    Turning causes no parallax, so that the image is enough: points keep their place and get new planar depth. What
+    was outside the image before becomes a hole.
+
+    Args:
+        depth: (B, H, W), planar metres.
+        angles_rad: (B, 3): about x (right), y (down) and z (ahead), applied in this order; pitch, yaw, roll.
+        focal_px: Focal length in pixels of this image; square pixels, centred.
+    """
+    _, height, width = depth.shape
+    y = (torch.arange(height, dtype=torch.float32, device=depth.device) - (height - 1) / 2) / focal_px
+    x = (torch.arange(width, dtype=torch.float32, device=depth.device) - (width - 1) / 2) / focal_px
+    rays = torch.stack((x.expand(height, -1), y[:, None].expand(-1, width), torch.ones_like(depth[0])), -1)
+    old = rays.reshape(-1, 3) @ rotation_matrices(angles_rad.float()).transpose(1, 2)  # (B, H W, 3)
+    ahead = old[..., 2].clamp(min=1e-6)
+    column = (old[..., 0] / ahead * focal_px + (width - 1) / 2).round_()
+    row = (old[..., 1] / ahead * focal_px + (height - 1) / 2).round_()
+    inside = (column >= 0) & (column < width) & (row >= 0) & (row < height) & (old[..., 2] > 0)
+    index = torch.where(inside, row * width + column, 0.0).long()
+    return torch.where(inside, depth.flatten(1).gather(1, index) / ahead, 0.0).view_as(depth)
+
+
+def rotation_matrices(angles_rad: Tensor) -> Tensor:
+    """(B, 3, 3) from (B, 3) angles: directions of the turned camera in the old camera's frame."""
+    (sx, sy, sz), (cx, cy, cz) = angles_rad.sin().unbind(1), angles_rad.cos().unbind(1)
+    rows = (
+        (cz * cy, cz * sy * sx - sz * cx, cz * sy * cx + sz * sx),
+        (sz * cy, sz * sy * sx + cz * cx, sz * sy * cx - cz * sx),
+        (-sy, cy * sx, cy * cx),
+    )
+    return torch.stack([torch.stack(row, 1) for row in rows], 1)
