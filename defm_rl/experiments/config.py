@@ -6,6 +6,7 @@ import difflib
 import importlib.resources
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from hydra import compose, initialize_config_module
 from hydra.core.config_store import ConfigStore
@@ -29,6 +30,19 @@ class EnvConfig:
     level: str = MISSING  # how hard; the task's documentation lists its levels
     depth_size: tuple[int, int] = (48, 96)  # height and width of the depth image, pixels
     renderer: str = "auto"  # egl, rays, or auto: EGL where there is OpenGL
+
+    def task(self) -> dict[str, Any]:
+        """The task's own settings, as `gymnasium.make_vec` takes them."""
+        return {name: value for name, value in dataclasses.asdict(self).items() if name not in ("id", "num_envs")}
+
+
+@dataclass
+class NavigationEnvConfig(EnvConfig):
+    """Point-goal navigation; see `defm_rl.envs.NavigationConfig`."""
+
+    step_penalty: float = 0.02  # standing still forever costs 50 times this, at a discount of 0.98
+    collision_penalty: float = 1.0
+    success_reward: float = 5.0
 
 
 @dataclass
@@ -127,7 +141,7 @@ class Config:
 
 
 _SCHEMAS: dict[str, tuple[type, ...]] = {
-    "env": (EnvConfig,),
+    "env": (NavigationEnvConfig,),
     "encoder": (EncoderConfig,),
     "algo": (PPOConfig, SACConfig),
     "logger": (LoggerConfig,),
@@ -140,7 +154,11 @@ def register() -> None:
     store.store(name="config_schema", node=Config)
     for group, schemas in _SCHEMAS.items():
         for schema in schemas:
-            store.store(group=group, name=f"{schema.__name__.removesuffix('Config').lower()}_schema", node=schema)
+            store.store(group=group, name=f"{_schema_name(schema)}_schema", node=schema)
+
+
+def _schema_name(schema: type) -> str:
+    return schema.__name__.removesuffix("Config").removesuffix("Env").lower()
 
 
 def compose_config(overrides: Sequence[str]) -> DictConfig:

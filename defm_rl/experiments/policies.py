@@ -114,9 +114,7 @@ def make_vec_env(
         gymnasium.make_vec(
             config.id,
             num_envs=num_envs or config.num_envs,
-            level=config.level,
-            renderer=config.renderer,
-            depth_size=config.depth_size,
+            **config.task(),
             observations=("state",) if blind else ("depth", "state"),
             **kwargs,
         )

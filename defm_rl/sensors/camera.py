@@ -219,7 +219,7 @@ class SimulatedCamera:
         arrived = steps - delay - latency
         if self.sensor.frame_rate_hz < math.inf:
             period = 1 / (self.sensor.frame_rate_hz * self._step_s)
-            phase = draws[:, 2] * period
+            phase = (draws[:, 2] * period).floor()  # there are images at whole steps only
             arrived = ((arrived - phase) / period + 1e-9).floor() * period + phase
         captured = (arrived + 1e-9).floor().long().clamp(min=0)
         return steps - captured

@@ -10,6 +10,9 @@ from torch import Tensor
 
 from defm_rl.sensors.noise import Noise
 
+STEEPEST_SURFACE = 0.25
+"""The most that disparity grows per pixel on a surface: tan(angle) * baseline / depth; 70 degrees at 0.55 m."""
+
 
 def focal_length_px(width: int, horizontal_fov_deg: float) -> float:
     """Focal length of a pinhole camera, in pixels of an image of that width."""
@@ -111,7 +114,9 @@ def occluded(disparity: Tensor, largest_px: float, dither: Tensor | float = 0.0)
     lowest[..., -1] = width
     place = landing + dither
     # One pixel to the right lands one further on a fronto-parallel surface: half of it is the border between the two.
-    return (place > lowest - 0.5) | (place < -0.5)
+    # A surface that comes nearer to the right lands a bit less further, and hides nothing.
+    hidden = (place > lowest - 0.5) & (lowest - landing < 1 - STEEPEST_SURFACE)
+    return hidden | (place < -0.5)
 
 
 def near_edges(disparity: Tensor, jump_px: float, width_px: float, chance: Tensor) -> Tensor:

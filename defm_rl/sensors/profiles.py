@@ -167,7 +167,7 @@ class Stereo(Sensor):
         horizontal_fov_deg: Intel's data sheet for D435 depth.
         baseline_m: The same.
         native_width_px: Width at which disparity is matched; it defines "px" in all parameters here.
-        max_disparity_px: Search range; f B divided by it is the nearest depth that can be matched (Intel's white paper).
+        max_disparity_px: Search range; f B divided by it is the nearest depth (Intel's white paper).
         disparity_sigma_px: Keselman et al. give 0.05 to 0.1.
         disparity_steps_per_px: The D4 chip's subpixel steps.
         hole_probability: Of each pixel; published: 1 to 3 %.
@@ -198,7 +198,7 @@ class Stereo(Sensor):
 
     @property
     def disparity_constant_m_px(self) -> float:
-        """f B."""
+        """Focal length times baseline."""
         return op.focal_length_px(self.native_width_px, self.horizontal_fov_deg) * self.baseline_m
 
     def measure(self, depth: Tensor, noise: Noise) -> Tensor:
@@ -217,7 +217,8 @@ class Stereo(Sensor):
             lost |= op.occluded(clean * scale, self.max_disparity_px * scale, 0.5 - rest)
         if self.edge_width_px:
             again = (rest * 997).frac_()  # independent enough of the dither, and far cheaper than another draw
-            lost |= op.near_edges(clean, self.edge_jump_px, self.edge_width_px * scale, again)
+            jump_px = max(self.edge_jump_px, op.STEEPEST_SURFACE / scale)  # small images have steps on slopes
+            lost |= op.near_edges(clean, jump_px, self.edge_width_px * scale, again)
         if self.patch_share:
             lost |= op.patches(
                 noise.held(self.patch_frames), height, width, self.patch_share, self.patch_size_px * scale
@@ -238,7 +239,7 @@ class ZedX(Sensor):
         native_width_px: The width to which the focal length belongs; it scales with the image.
         baseline_m: Distance of the two cameras.
         disparity_steps_per_px: Subpixel steps.
-        match_probability: Least and largest.
+        match_chance: Least and largest.
         match_threshold: Least and largest, in standard deviations above the mean difference.
     """
 
@@ -251,7 +252,7 @@ class ZedX(Sensor):
     native_width_px: int = 64
     baseline_m: float = 0.12
     disparity_steps_per_px: float = 32.0
-    match_probability: Range = (0.4, 0.6)
+    match_chance: Range = (0.4, 0.6)
     match_threshold: Range = (0.01, 0.05)
 
     def measure(self, depth: Tensor, noise: Noise) -> Tensor:
@@ -264,7 +265,7 @@ class ZedX(Sensor):
         per_frame = noise.uniform(2, 1, 1)
         low, high = self.match_threshold
         threshold = mean + (low + (high - low) * per_frame[:, 0]) * (spread + 1e-6)
-        low, high = self.match_probability
+        low, high = self.match_chance
         chance = noise.uniform(height, width) < low + (high - low) * per_frame[:, 1]
         matched = ((difference < threshold) & chance & (depth > 0)).float()
         total = op.box_sum(op.quantise(disparity, self.disparity_steps_per_px).mul_(matched))
@@ -412,7 +413,12 @@ SENSORS: dict[str, Sensor] = {
     "kinect_nguyen": KinectNguyen(),
     "stereo": Stereo(),
     "stereo_ladder": Stereo(
-        edge_width_px=6.0, edge_jump_px=1.0, patch_share=0.06, patch_size_px=20.0, disparity_sigma_px=0.1
+        disparity_sigma_px=0.1,
+        hole_probability=0.002,
+        edge_width_px=5.0,
+        edge_jump_px=3.0,
+        patch_share=0.10,
+        patch_size_px=30.0,
     ),
     "zedx": ZedX(),
     "realsense_parkour": RealSenseParkour(),
