@@ -45,6 +45,7 @@ class DepthEncoder(nn.Module):
     Attributes:
         feature_dim: Length D of the feature vector.
         provenance: Which weights these are, with their sha256.
+        threads: On how many threads `encode` shares a batch on a CPU: as many as PyTorch had when this was made.
 
     Raises:
         ValueError: For an unknown encoder, feature, pool or stage, each with what there is.
@@ -95,6 +96,7 @@ class DepthEncoder(nn.Module):
             self.pools[name], dim = make_pool(pool or "grid", channels, map_size, (int(grid[0]), int(grid[1])))
             self.feature_dim += dim
 
+        self.threads = torch.get_num_threads()
         self._runner: FrozenRunner | None = None
         self._trainable: tuple[str, ...] = ()
         freeze(self.net, lambda _: True)
@@ -148,7 +150,7 @@ class DepthEncoder(nn.Module):
             run: Callable[[Tensor], Tensor] = self._eager
             if self.frozen and depth.device.type == "cpu":
                 if self._runner is None:
-                    self._runner = FrozenRunner(self._normalized, self._pooled)
+                    self._runner = FrozenRunner(self._normalized, self._pooled, self.threads)
                 run = self._runner
             if len(depth) <= chunk:
                 return run(depth)

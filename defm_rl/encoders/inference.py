@@ -16,7 +16,7 @@ _SMALLEST_SHARE = 2
 
 
 class FrozenRunner:
-    """Runs a frozen function of a batch with as many threads as PyTorch has, each on its share of the batch.
+    """Runs a frozen function of a batch on several threads, each on its share of the batch.
 
     Depth encoders are made of many small operations, which one core each finishes sooner than all cores together: a
     share per core keeps every core busy without their waiting for each other after each operation. The traced graph
@@ -25,12 +25,15 @@ class FrozenRunner:
     Args:
         prepare: From (B, H, W) depth to (B, 3, H', W') channels; runs as it is.
         network: From channels to (B, D) features, each image's depending on that image alone; becomes a graph.
+        threads: Number of threads.
     """
 
-    def __init__(self, prepare: Callable[[Tensor], Tensor], network: Callable[[Tensor], Tensor]) -> None:
+    def __init__(
+        self, prepare: Callable[[Tensor], Tensor], network: Callable[[Tensor], Tensor], threads: int
+    ) -> None:
         self._prepare, self._network = prepare, network
         self._graphs: dict[tuple[int, int], Callable[[Tensor], Tensor]] = {}
-        self._threads = torch.get_num_threads()
+        self._threads = threads
         self._pool: ThreadPoolExecutor | None = None
 
     def __call__(self, depth: Tensor) -> Tensor:

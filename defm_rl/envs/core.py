@@ -7,7 +7,6 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import gymnasium
-import mujoco
 import numpy as np
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, VectorEnv
@@ -24,7 +23,6 @@ Ids = NDArray[np.int64]
 
 OBSERVATIONS = ("depth", "state")
 _RESET_OPTIONS = ("reset_mask", "layout_seeds")
-_NO_STAGE = mujoco.mjtStage.mjSTAGE_NONE.value
 
 
 class MujocoVectorEnv(VectorEnv[Obs, NDArray[Any], NDArray[Any]], ABC):
@@ -117,6 +115,7 @@ class MujocoVectorEnv(VectorEnv[Obs, NDArray[Any], NDArray[Any]], ABC):
         self._has_ended = np.zeros(num_envs, bool)
 
         self._batch = Batch(model, num_envs, min(threads, num_envs))
+        self._default_state = self._batch.state[0].copy()
         self._fields = {name: self._batch.expand(name) for name in fields}
         self._models = [copy.copy(model) for _ in range(num_envs)]  # hold the fields' values, for the renderers
         self._picture: PictureRenderer | None = None
@@ -134,8 +133,8 @@ class MujocoVectorEnv(VectorEnv[Obs, NDArray[Any], NDArray[Any]], ABC):
         """Let these simulations act for one control step; return their rewards and which have terminated, each (n,)."""
 
     @abstractmethod
-    def _state(self) -> NDArray[np.float32]:
-        """The state vectors of all simulations, (num_envs, k), within the state space."""
+    def _state(self, ids: Ids) -> NDArray[np.float32]:
+        """The state vectors of these simulations, (n, k), within the state space."""
 
     @abstractmethod
     def _results(self, ids: Ids) -> dict[str, NDArray[Any]]:
@@ -237,7 +236,7 @@ class MujocoVectorEnv(VectorEnv[Obs, NDArray[Any], NDArray[Any]], ABC):
         for i in ids.tolist():
             seed = self._queue.popleft() if self._queue else given[i]
             self._layout_seeds[i] = self._generators[i].integers(2**31) if seed is None else seed
-        self._batch.reset(ids, stage=_NO_STAGE)
+        self._batch.state[ids] = self._default_state
         self._begin(ids, self._layout_seeds[ids].tolist())
         for i in ids.tolist():
             self._batch.get_model(i, self._models[i])
@@ -273,7 +272,7 @@ class MujocoVectorEnv(VectorEnv[Obs, NDArray[Any], NDArray[Any]], ABC):
             self._depth.render([self._models[i] for i in ids], self._batch.state[ids], depth[:, 0])
             observation["depth"] = depth
         if self._gives_state:
-            observation["state"] = self._state()[ids]
+            observation["state"] = self._state(ids)
         return observation
 
     def _add(self, info: Info, ids: Ids, values: dict[str, NDArray[Any]]) -> None:

@@ -176,7 +176,7 @@ class NavigationVectorEnv(MujocoVectorEnv):
         Returns:
             (num_envs, ...).
         """
-        return self._grid.lookup(self._fields_to_goal, points)
+        return self._grid.lookup(self._fields_to_goal, np.arange(self.num_envs), points)
 
     def _begin(self, ids: Ids, seeds: Sequence[int]) -> None:
         for i, seed in zip(ids.tolist(), seeds, strict=True):
@@ -186,25 +186,22 @@ class NavigationVectorEnv(MujocoVectorEnv):
             self._qpos[i] = layout.start
             self._goals[i] = self._fields["site_pos"][i, self._goal_site, :2] = layout.goal
             self._fields_to_goal[i] = layout.distances
-        self._to_go_m[ids] = self._geodesic_m[ids] = self.geodesic_m(self._qpos[:, :2])[ids]
+        self._to_go_m[ids] = self._geodesic_m[ids] = self._distance_to_go(ids)
         self._last_actions[ids] = 0
         self._path_m[ids] = 0
         self._success[ids] = self._collision[ids] = False
 
     def _place_boxes(self, i: int, boxes: NDArray[np.float64]) -> None:
-        half_sizes = np.column_stack([boxes[:, 2:4], np.full(len(boxes), _OBSTACLE_HEIGHT_M / 2)])
-        volumes = np.column_stack([np.zeros_like(half_sizes), half_sizes])  # centre and half sizes
-        half_yaw = boxes[:, 4] / 2
-        self._fields["body_pos"][i, self._box_bodies, :2] = boxes[:, :2]
-        self._fields["body_quat"][i, self._box_bodies, 0] = np.cos(half_yaw)
-        self._fields["body_quat"][i, self._box_bodies, 3] = np.sin(half_yaw)
-        self._fields["geom_size"][i, self._box_geoms] = half_sizes
-        # What the collision and ray tests first ask must follow the sizes.
-        self._fields["geom_rbound"][i, self._box_geoms] = np.linalg.norm(half_sizes, axis=1)
-        self._fields["geom_aabb"][i, self._box_geoms] = volumes.reshape(
-            self._fields["geom_aabb"][i, self._box_geoms].shape
-        )
-        self._fields["bvh_aabb"][i, self._box_volumes] = volumes
+        fields, half_sizes, half_yaw = self._fields, boxes[:, 2:4], boxes[:, 4] / 2
+        fields["body_pos"][i, self._box_bodies, :2] = boxes[:, :2]
+        fields["body_quat"][i, self._box_bodies, 0] = np.cos(half_yaw)
+        fields["body_quat"][i, self._box_bodies, 3] = np.sin(half_yaw)
+        fields["geom_size"][i, self._box_geoms, :2] = half_sizes
+        # What the collision and ray tests ask first must follow the sizes: bounding spheres and boxes (centre, half).
+        radius = np.sqrt((half_sizes**2).sum(axis=1) + (_OBSTACLE_HEIGHT_M / 2) ** 2)
+        fields["geom_rbound"][i, self._box_geoms] = radius
+        fields["geom_aabb"][i, self._box_geoms, 3:5] = half_sizes
+        fields["bvh_aabb"][i, self._box_volumes, 3:5] = half_sizes
 
     def _advance(self, ids: Ids, actions: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
         config = self.config
@@ -219,30 +216,30 @@ class NavigationVectorEnv(MujocoVectorEnv):
         position = self._qpos[ids, :2]
         collision = (record["sensordata"] > 0).any(axis=(1, 2))
         success = ~collision & (np.linalg.norm(self._goals[ids] - position, axis=1) < config.success_radius_m)
-        to_go_m = self.geodesic_m(self._qpos[:, :2])[ids]
+        to_go_m = self._distance_to_go(ids)
         rewards = self._to_go_m[ids] - to_go_m - config.step_penalty
         rewards += config.success_reward * success - config.collision_penalty * collision
         self._to_go_m[ids], self._success[ids], self._collision[ids] = to_go_m, success, collision
         return rewards, success | collision
 
-    def _state(self) -> NDArray[np.float32]:
-        yaw = self._qpos[:, 2]
-        to_goal = self._goals - self._qpos[:, :2]
+    def _distance_to_go(self, ids: Ids) -> NDArray[np.float64]:
+        return self._grid.lookup(self._fields_to_goal, ids, self._qpos[ids, :2])
+
+    def _state(self, ids: Ids) -> NDArray[np.float32]:
+        position, yaw = self._qpos[ids, :2], self._qpos[ids, 2]
+        velocity, turn_rate = self._qvel[ids, :2], self._qvel[ids, 2]
+        to_goal = self._goals[ids] - position
         bearing = np.arctan2(to_goal[:, 1], to_goal[:, 0]) - yaw
         cos, sin = np.cos(yaw), np.sin(yaw)
-        vx, vy, turn_rate = self._qvel.T
-        state = np.column_stack(
-            [
-                np.hypot(*to_goal.T) / 5,
-                np.cos(bearing),
-                np.sin(bearing),
-                vx * cos + vy * sin,
-                vy * cos - vx * sin,
-                turn_rate / 2,
-                self._last_actions,
-            ]
-        ).astype(np.float32)
-        return np.clip(state, self._state_bounds.low, self._state_bounds.high)
+        state = np.empty((len(ids), 8), np.float32)
+        state[:, 0] = np.hypot(to_goal[:, 0], to_goal[:, 1]) / 5
+        state[:, 1] = np.cos(bearing)
+        state[:, 2] = np.sin(bearing)
+        state[:, 3] = velocity[:, 0] * cos + velocity[:, 1] * sin
+        state[:, 4] = velocity[:, 1] * cos - velocity[:, 0] * sin
+        state[:, 5] = turn_rate / 2
+        state[:, 6:] = self._last_actions[ids]
+        return np.clip(state, self._state_bounds.low, self._state_bounds.high, out=state)
 
     def _results(self, ids: Ids) -> dict[str, NDArray[Any]]:
         geodesic, path, success = self._geodesic_m[ids], self._path_m[ids], self._success[ids]

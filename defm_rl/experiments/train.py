@@ -13,6 +13,7 @@ from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+import torch
 from omegaconf import DictConfig
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
@@ -63,6 +64,10 @@ def train(config: Config, run: Run) -> dict[str, Any]:
         env = policies.make_vec_env(config.env, blind=config.encoder.kind == "blind")
     if former is not None:
         verify_encoder(former, encoder)
+    if config.encoder.kind != "cnn" and not config.encoder.trainable:
+        # A policy this small gains nothing from more threads, and loses much where they have to share a core with
+        # others: they wait for each other after every operation. The encoder has threads of its own.
+        torch.set_num_threads(1)
     try:
         observed = policies.standardize(
             policies.observe(env, config.encoder, encoder), config.encoder, run.statistics if former else None

@@ -268,9 +268,9 @@ def test_the_fast_way_gives_the_same_features_for_any_batch(name):
         torch.testing.assert_close(encoder.encode(depth[:batch]), expected[:batch], rtol=1e-4, atol=1e-4)
 
 
-def test_the_fast_way_uses_a_graph_and_a_share_per_thread(depth, monkeypatch):
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+def test_the_fast_way_uses_a_graph_and_a_share_per_thread(depth):
     encoder = make()
+    encoder.threads = 2
     encoder.encode(torch.cat([depth, depth]))
     assert isinstance(encoder._runner, inference.FrozenRunner)
     assert all(isinstance(graph, torch.jit.ScriptModule) for graph in encoder._runner._graphs.values())

@@ -53,7 +53,7 @@ def run_episodes(env, policy, seeds):
 
 
 def drive_straight(env):
-    state = env._state()
+    state = env._state(np.arange(env.num_envs))
     bearing = np.arctan2(state[:, 2], state[:, 1])
     return np.column_stack([np.ones(env.num_envs), np.clip(2 * bearing, -1, 1)])
 
