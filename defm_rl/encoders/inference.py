@@ -11,8 +11,10 @@ from torch import Tensor, nn
 
 _logger = logging.getLogger(__name__)
 
-# Below this many images a share is too small to be worth handing to another thread.
-_SMALLEST_SHARE = 2
+# Two shares for each thread: one that is done early helps with the rest, and smaller shares stay in the cache. Below so
+# many images, a share is too small to be worth handing over.
+_SHARES_PER_THREAD = 2
+_SMALLEST_SHARE = 4
 
 
 class FrozenRunner:
@@ -41,8 +43,8 @@ class FrozenRunner:
         size = (depth.shape[-2], depth.shape[-1])
         if size not in self._graphs:
             self._graphs[size] = _trace(self._network, self._prepare(depth[:1]))
-        shares = min(self._threads, len(depth) // _SMALLEST_SHARE)
-        if shares < 2:
+        shares = min(_SHARES_PER_THREAD * self._threads, len(depth) // _SMALLEST_SHARE)
+        if self._threads < 2 or shares < 2:
             return self._run(depth)
         if self._pool is None:
             self._pool = ThreadPoolExecutor(self._threads, "encode", initializer=torch.set_num_threads, initargs=(1,))

@@ -233,8 +233,9 @@ class Grid:
         return tuple(cells), tuple(fractions)
 
     def _corners(self, point: Floats) -> NDArray[np.int64]:
-        """The four nodes around a point, as flat indices."""
-        (row, column), _ = self._cell(point)
+        """The four nodes around a point inside the arena, as flat indices."""
+        column = min(int((point[0] - self.bounds[0]) / self.spacing_m), self.shape[1] - 2)
+        row = min(int((point[1] - self.bounds[1]) / self.spacing_m), self.shape[0] - 2)
         first = row * self.shape[1] + column
         return first + np.array([0, 1, self.shape[1], self.shape[1] + 1])
 

@@ -271,7 +271,7 @@ def test_the_fast_way_gives_the_same_features_for_any_batch(name):
 def test_the_fast_way_uses_a_graph_and_a_share_per_thread(depth):
     encoder = make()
     encoder.threads = 2
-    encoder.encode(torch.cat([depth, depth]))
+    encoder.encode(torch.cat([depth, depth, depth]))
     assert isinstance(encoder._runner, inference.FrozenRunner)
     assert all(isinstance(graph, torch.jit.ScriptModule) for graph in encoder._runner._graphs.values())
     assert encoder._runner._pool is not None
