@@ -77,20 +77,30 @@ def _stacked(pictures: list[Image.Image]) -> Image.Image:
     return Image.fromarray(np.concatenate([np.asarray(picture) for picture in pictures]))
 
 
+def _without_holes(depth: np.ndarray) -> np.ndarray:
+    """Depth whose holes (0 m) are drawn as such, and not as the nearest thing there is."""
+    return np.ma.masked_equal(depth, 0.0)
+
+
 class _Scene:
     """One episode's figure, of which only what moves is drawn anew."""
 
     def __init__(self, recording: Recording, title: str) -> None:
         self.recording = recording
-        self.figure, (self.camera, self.map) = plt.subplots(
-            1, 2, figsize=(8.4, 3.1), dpi=90, width_ratios=(1, 1.15), layout="constrained"
-        )
-        self.figure.suptitle(title, fontsize=9, color="#444444")
-        self.image = self.camera.imshow(recording.depth[0], cmap="viridis_r", vmin=0, vmax=FAR_M)
+        self.figure = plt.figure(figsize=(8.4, 3.1), dpi=90)
+        # Fixed places: nothing may jump from one clip to the next.
+        self.camera = self.figure.add_axes((0.02, 0.24, 0.44, 0.56))
+        self.map = self.figure.add_axes((0.52, 0.16, 0.46, 0.64))
+        self.figure.text(0.5, 0.97, title, fontsize=9, color="#444444", ha="center", va="top")
+        colours = plt.get_cmap("viridis_r").copy()
+        colours.set_bad("#202020")
+        self.image = self.camera.imshow(_without_holes(recording.depth[0]), cmap=colours, vmin=0, vmax=FAR_M)
         self.camera.set(xticks=[], yticks=[])
         self.camera.set_title("what it sees", fontsize=9)
-        bar = self.figure.colorbar(self.image, ax=self.camera, orientation="horizontal", pad=0.04, aspect=40)
-        bar.set_label("depth (m)", fontsize=8)
+        bar = self.figure.colorbar(
+            self.image, cax=self.figure.add_axes((0.08, 0.16, 0.32, 0.03)), orientation="horizontal"
+        )
+        bar.set_label("depth (m); black: nothing there", fontsize=8)
         bar.ax.tick_params(labelsize=7)
         self._draw_map()
 
@@ -117,7 +127,7 @@ class _Scene:
         """The picture of one step."""
         poses = np.asarray(self.recording.poses[: step + 1])
         x, y, yaw = poses[-1]
-        self.image.set_data(self.recording.depth[step])
+        self.image.set_data(_without_holes(self.recording.depth[step]))
         self.path.set_data(poses[:, 0], poses[:, 1])
         arrow = np.array([(0.3, 0.0), (-0.18, 0.17), (-0.18, -0.17)])
         turn = np.array([(np.cos(yaw), np.sin(yaw)), (-np.sin(yaw), np.cos(yaw))])
