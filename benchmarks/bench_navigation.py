@@ -1,7 +1,6 @@
 """How many control steps per second the navigation task makes, and where the time goes.
 
-Random actions through the public `step` of the vector environment, no encoder: physics, rendering and resets. The next
-layouts are drawn while the renderer works, and are counted there.
+Random actions through the public `step` of the vector environment, no encoder: physics, rendering and resets.
 """
 
 import argparse

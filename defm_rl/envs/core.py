@@ -22,7 +22,6 @@ Info = dict[str, Any]
 Ids = NDArray[np.int64]
 
 OBSERVATIONS = ("depth", "state")
-_PREPARED_A_STEP = 4  # episodes end more seldom than that, and no step should take much longer than others
 _RESET_OPTIONS = ("reset_mask", "layout_seeds")
 
 
@@ -111,8 +110,6 @@ class MujocoVectorEnv(VectorEnv[Obs, NDArray[Any], NDArray[Any]], ABC):
         self._first_layout_seeds = _checked_seeds(layout_seeds)
         self._queue: deque[int] = deque()
         self._generators: dict[int, np.random.Generator] = {}  # by environment; empty until the first reset
-        self._next_seeds: dict[int, int] = {}  # of the generators: known an episode ahead, to prepare it
-        self._unprepared: set[int] = set()  # environments whose next episode is not prepared yet
         self._layout_seeds = np.zeros(num_envs, np.int64)
         self._elapsed = np.zeros(num_envs, np.int64)
         self._has_ended = np.zeros(num_envs, bool)
@@ -126,9 +123,6 @@ class MujocoVectorEnv(VectorEnv[Obs, NDArray[Any], NDArray[Any]], ABC):
         if "depth" in names:
             self._depth = DepthRenderer(renderer, model, camera, self._depth_size, num_envs, threads)
         self.renderer = self._depth.name if self._depth else None
-
-    def _prepare(self, i: int, seed: int) -> None:
-        """Work ahead for an episode that simulation i will probably begin next; nothing may depend on whether it was."""
 
     @abstractmethod
     def _begin(self, ids: Ids, seeds: Sequence[int]) -> None:
@@ -179,7 +173,6 @@ class MujocoVectorEnv(VectorEnv[Obs, NDArray[Any], NDArray[Any]], ABC):
             if given[i] is not None:
                 # A task draws a layout from `default_rng(seed)`; the stream of further seeds must not repeat that one.
                 self._generators[i] = np.random.default_rng([given[i], 1])
-                self._draw_next_seed(i)
         info: Info = {}
         self._restart(ids, given, info)
         return self._observe(), info
@@ -242,10 +235,7 @@ class MujocoVectorEnv(VectorEnv[Obs, NDArray[Any], NDArray[Any]], ABC):
             return
         for i in ids.tolist():
             seed = self._queue.popleft() if self._queue else given[i]
-            if seed is None:
-                seed = self._next_seeds[i]
-                self._draw_next_seed(i)
-            self._layout_seeds[i] = seed
+            self._layout_seeds[i] = self._generators[i].integers(2**31) if seed is None else seed
         self._batch.state[ids] = self._default_state
         self._begin(ids, self._layout_seeds[ids].tolist())
         for i in ids.tolist():
@@ -273,24 +263,13 @@ class MujocoVectorEnv(VectorEnv[Obs, NDArray[Any], NDArray[Any]], ABC):
         for name, value in self._observe(ids).items():
             observation[name][ids] = value
 
-    def _draw_next_seed(self, i: int) -> None:
-        self._next_seeds[i] = int(self._generators[i].integers(2**31))
-        self._unprepared.add(i)
-
-    def _prepare_some(self) -> None:
-        """Prepare a few of the episodes that will begin next, while others draw."""
-        for _ in range(min(_PREPARED_A_STEP, len(self._unprepared))):
-            i = self._unprepared.pop()
-            self._prepare(i, self._next_seeds[i])
-
     def _observe(self, ids: Ids | None = None) -> Obs:
         """The observations of these simulations, or of all."""
         ids = np.arange(self.num_envs) if ids is None else ids
         observation: Obs = {}
         if self._depth is not None:
             depth = np.empty((len(ids), 1, *self._depth_size), np.float32)
-            models = [self._models[i] for i in ids]
-            self._depth.render(models, self._batch.state[ids], depth[:, 0], meanwhile=self._prepare_some)
+            self._depth.render([self._models[i] for i in ids], self._batch.state[ids], depth[:, 0])
             observation["depth"] = depth
         if self._gives_state:
             observation["state"] = self._state(ids)

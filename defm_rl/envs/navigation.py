@@ -145,7 +145,6 @@ class NavigationVectorEnv(MujocoVectorEnv):
 
         self._grid = Grid(self.level.bounds, float(model.geom("hull").size[0]) + self.config.clearance_m)
         self._layouts: list[Layout | None] = [None] * num_envs
-        self._prepared: dict[int, Layout] = {}  # the next ones, by environment
         self._fields_to_goal = np.zeros((num_envs, *self._grid.shape))
         self._goals = np.zeros((num_envs, 2))
         self._last_actions = np.zeros((num_envs, 2))
@@ -179,15 +178,10 @@ class NavigationVectorEnv(MujocoVectorEnv):
         """
         return self._grid.lookup(self._fields_to_goal, np.arange(self.num_envs), points)
 
-    def _prepare(self, i: int, seed: int) -> None:
-        self._prepared[i] = draw_layout(self.level, self._grid, seed)
-
     def _begin(self, ids: Ids, seeds: Sequence[int]) -> None:
         for i, seed in zip(ids.tolist(), seeds, strict=True):
-            prepared = self._prepared.pop(i, None)
-            if prepared is None or prepared.seed != seed:
-                prepared = draw_layout(self.level, self._grid, seed)
-            layout = self._layouts[i] = prepared
+            layout = draw_layout(self.level, self._grid, seed)
+            self._layouts[i] = layout
             self._place_boxes(i, layout.boxes)
             self._qpos[i] = layout.start
             self._goals[i] = self._fields["site_pos"][i, self._goal_site, :2] = layout.goal

@@ -262,28 +262,19 @@ class DepthRenderer:
         if self.name == "rays":
             self._eyes = self._make_eyes(lambda: _RayEye(*arguments))
 
-    def render(
-        self,
-        models: Sequence[Any],
-        states: NDArray[np.float64],
-        out: NDArray[np.float32],
-        meanwhile: Callable[[], None] | None = None,
-    ) -> None:
+    def render(self, models: Sequence[Any], states: NDArray[np.float64], out: NDArray[np.float32]) -> None:
         """Render each model in its state.
 
         Args:
             models: n models, one per frame.
             states: (n, nstate), rows as in `mujoco.batch.Batch.state`.
             out: (n, height, width) float32, C-contiguous; gets planar depth in metres, 0 where there is nothing.
-            meanwhile: Called while the threads draw, which need this one's interpreter only between frames.
         """
         jobs: list[Future[None]] = []
         bounds = np.linspace(0, len(models), len(self._eyes) + 1).astype(int)
         for thread, eye, start, stop in zip(self._threads, self._eyes, bounds[:-1], bounds[1:], strict=True):
             if start < stop:
                 jobs.append(thread.submit(eye.render, models[start:stop], states[start:stop], out[start:stop]))
-        if meanwhile is not None:
-            meanwhile()
         for job in jobs:
             job.result()
 

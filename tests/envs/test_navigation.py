@@ -494,24 +494,3 @@ def test_a_closed_environment_says_so(make):
         env.step(all_do(env, STAND))
     with pytest.raises(gymnasium.error.ClosedEnvironmentError):
         env.reset()
-
-
-def test_episodes_prepared_while_rendering_are_those_drawn_at_the_reset():
-    """Only an environment with depth works ahead: the two must not differ, across many episodes and new seeds."""
-    with_depth = NavigationVectorEnv(5, level="boxes", depth_size=(16, 32), max_episode_steps=3)
-    without = NavigationVectorEnv(5, level="boxes", observations=("state",), max_episode_steps=3)
-    try:
-        for seed in (0, 7):
-            pair = [env.reset(seed=seed)[0]["state"] for env in (with_depth, without)]
-            for step in range(12):
-                np.testing.assert_array_equal(*pair)
-                for index in range(5):
-                    np.testing.assert_array_equal(with_depth.layout(index).boxes, without.layout(index).boxes)
-                with_depth.action_space.seed(step)
-                actions = with_depth.action_space.sample()
-                pair = [env.step(actions)[0]["state"] for env in (with_depth, without)]
-        assert with_depth._prepared
-        assert not without._prepared
-    finally:
-        with_depth.close()
-        without.close()

@@ -104,18 +104,29 @@ def test_every_way_to_learn_trains_and_can_be_evaluated_again(here, overrides):
     assert again["reward"] == pytest.approx(metrics(run)["evaluation"]["reward"], rel=1e-4)
 
 
-def test_an_interrupted_run_can_be_resumed(here):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_can_be_resumed(here, number):
     command = [sys.executable, "-m", "defm_rl.cli", "train"]
     overrides = ["experiment=navigation", *PPO, *RANDOM, "algo.total_steps=1000000"]
-    process = subprocess.Popen([*command, *overrides], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline:
-        files = list(here.glob("runs/*/*/history.csv"))
-        if files and len(files[0].read_text().splitlines()) > 3:
-            break
-        time.sleep(0.2)
-    process.send_signal(signal.SIGINT)
-    output, _ = process.communicate(timeout=60)
+    process = subprocess.Popen(
+        [*command, *overrides],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        # Whoever runs the tests in the background has SIGINT ignored, and children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    try:
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline:
+            files = list(here.glob("runs/*/*/history.csv"))
+            if files and len(files[0].read_text().splitlines()) > 3:
+                break
+            time.sleep(0.2)
+        process.send_signal(number)
+        output, _ = process.communicate(timeout=60)
+    finally:
+        process.kill()
     assert process.returncode == 130
     run = only_run(here)
     assert f"defm-rl train resume={os.path.relpath(run.folder)}" in output
