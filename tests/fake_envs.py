@@ -9,6 +9,15 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 ENCODER = {"encoder": "defm_regnet_y_400mf", "weights": "random"}
+PPO_SETTINGS = {"n_steps": 4, "batch_size": 8, "n_epochs": 1, "device": "cpu", "seed": 0}
+REPLAY_SETTINGS = {
+    "learning_starts": 4,
+    "batch_size": 4,
+    "buffer_size": 20,
+    "train_freq": 4,
+    "device": "cpu",
+    "seed": 0,
+}
 IMAGE = (32, 32)
 
 

@@ -34,8 +34,7 @@ def film(
     env = policies.make_vec_env(config.env, num_envs=clips, layout_seeds=list(layouts))
     try:
         camera = Camera(env, blind=config.encoder.kind == "blind")
-        observed = policies.standardize(policies.observe(camera, config.encoder, encoder), config.encoder, statistics)
-        observed.training = False  # type: ignore[attr-defined]
+        observed = policies.watch(camera, config.encoder, encoder, statistics)
         recordings = []
         for episode in run_episodes(model, observed, layouts):
             recording = camera.finished[episode.layout]

@@ -45,8 +45,7 @@ def evaluate(
         env_config, blind=config.encoder.kind == "blind", num_envs=num_envs, layout_seeds=list(layouts)
     )
     try:
-        observed = policies.standardize(policies.observe(env, config.encoder, encoder), config.encoder, statistics_file)
-        observed.training = False  # type: ignore[attr-defined]  # VecNormalize: the statistics stay as they were trained
+        observed = policies.watch(env, config.encoder, encoder, statistics_file)
         episodes = run_episodes(model, observed, layouts)
         bar = progress_bar(episodes, total=len(layouts), unit="episode", desc="evaluating", leave=False)
         return sorted(bar, key=lambda episode: episode.layout)

@@ -55,9 +55,9 @@ class ScratchCnn(BaseFeaturesExtractor):
         return torch.cat([self.cnn(channels), observations["state"]], dim=1)
 
 
-def make_encoder(config: EncoderConfig, image_size: tuple[int, int], *, trainable: bool = False) -> DepthEncoder:
-    """The DeFM encoder that a configuration names."""
-    return DepthEncoder(**encoder_kwargs(config, image_size), trainable=config.trainable if trainable else "none")
+def make_encoder(config: EncoderConfig, image_size: tuple[int, int]) -> DepthEncoder:
+    """The DeFM encoder that a configuration names, frozen."""
+    return DepthEncoder(**encoder_kwargs(config, image_size))
 
 
 def encoder_kwargs(config: EncoderConfig, image_size: tuple[int, int]) -> dict[str, Any]:
@@ -141,6 +141,14 @@ def standardize(env: VecEnv, config: EncoderConfig, statistics: Path | None = No
     return VecNormalizeFeatures(env, norm_obs_keys=["depth"], norm_reward=False, clip_obs=FEATURE_CLIP)
 
 
+def watch(env: VecEnv, config: EncoderConfig, encoder: DepthEncoder | None, statistics: Path | None) -> VecEnv:
+    """Environments as a trained policy sees them: encoded, with the statistics as they were at the end of training."""
+    env = standardize(observe(env, config, encoder), config, statistics)
+    if isinstance(env, VecNormalizeFeatures):
+        env.training = False
+    return env
+
+
 def extractor(config: EncoderConfig, image_size: tuple[int, int]) -> dict[str, Any]:
     """The features extractor for a policy's `policy_kwargs`."""
     if config.kind == "cnn":
@@ -189,15 +197,13 @@ def make_model(config: Config, env: VecEnv) -> BaseAlgorithm:
         "verbose": 0,
     }
     policy_kwargs = {"net_arch": list(algo.net_arch), **extractor(config.encoder, config.env.depth_size)}
-    make: dict[str, Callable[[], BaseAlgorithm]] = {
-        "ppo": lambda: _make_ppo(algo, env, common, policy_kwargs),
-        "sac": lambda: _make_sac(algo, env, common, policy_kwargs),
-    }
-    return make[algo.name]()
+    if isinstance(algo, PPOConfig):
+        return _make_ppo(algo, env, common, policy_kwargs)
+    assert isinstance(algo, SACConfig)
+    return _make_sac(algo, env, common, policy_kwargs)
 
 
-def _make_ppo(algo: AlgoConfig, env: VecEnv, common: dict[str, Any], policy_kwargs: dict[str, Any]) -> PPO:
-    assert isinstance(algo, PPOConfig)
+def _make_ppo(algo: PPOConfig, env: VecEnv, common: dict[str, Any], policy_kwargs: dict[str, Any]) -> PPO:
     return PPO(
         "MultiInputPolicy",
         env,
@@ -214,8 +220,7 @@ def _make_ppo(algo: AlgoConfig, env: VecEnv, common: dict[str, Any], policy_kwar
     )
 
 
-def _make_sac(algo: AlgoConfig, env: VecEnv, common: dict[str, Any], policy_kwargs: dict[str, Any]) -> SAC:
-    assert isinstance(algo, SACConfig)
+def _make_sac(algo: SACConfig, env: VecEnv, common: dict[str, Any], policy_kwargs: dict[str, Any]) -> SAC:
     return SAC(
         "MultiInputPolicy",
         env,

@@ -8,7 +8,7 @@ import cloudpickle
 import numpy as np
 import pytest
 import torch
-from fake_envs import ENCODER, vec_env
+from fake_envs import ENCODER, PPO_SETTINGS, REPLAY_SETTINGS, vec_env
 from gymnasium import spaces
 from sb3_contrib import RecurrentPPO
 from stable_baselines3 import A2C, DQN, PPO, SAC, TD3
@@ -18,15 +18,6 @@ from defm_rl import DepthEncoder
 from defm_rl.depth import ScaleWarning
 from defm_rl.sb3 import DefmExtractor, EncoderAdam
 
-PPO_SETTINGS = {"n_steps": 4, "batch_size": 8, "n_epochs": 1, "device": "cpu", "seed": 0}
-REPLAY_SETTINGS = {
-    "learning_starts": 4,
-    "batch_size": 4,
-    "buffer_size": 20,
-    "train_freq": 4,
-    "device": "cpu",
-    "seed": 0,
-}
 ALGORITHMS = [
     (PPO, PPO_SETTINGS),
     (A2C, {"n_steps": 4, "device": "cpu"}),

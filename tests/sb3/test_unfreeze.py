@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from fake_envs import ENCODER, vec_env
+from fake_envs import ENCODER, PPO_SETTINGS, REPLAY_SETTINGS, vec_env
 from sb3_contrib import QRDQN, TQC, RecurrentPPO
 from stable_baselines3 import DQN, PPO, SAC, TD3
 
@@ -11,15 +11,6 @@ from defm_rl import DepthEncoder
 from defm_rl.sb3 import DefmExtractor, EncoderAdam, UnfreezeEncoder, VecEncodeDepth
 from defm_rl.sb3.unfreeze import unfreeze_encoder
 
-PPO_SETTINGS = {"n_steps": 4, "batch_size": 8, "n_epochs": 1, "device": "cpu", "seed": 0}
-REPLAY_SETTINGS = {
-    "learning_starts": 4,
-    "batch_size": 4,
-    "buffer_size": 20,
-    "train_freq": 4,
-    "device": "cpu",
-    "seed": 0,
-}
 LAST_STAGE = "block4"
 
 pytestmark = pytest.mark.usefixtures("untraced")
