@@ -71,7 +71,7 @@ class AlgoConfig:
 
     name: str = MISSING
     total_steps: int = MISSING  # environment steps, all environments together
-    time_limit_s: float | None = None  # stop training after this many seconds, whatever the steps
+    time_limit_s: float | None = None  # end training after this many seconds if the steps take longer
     learning_rate: float = 3e-4
     final_learning_rate_share: float = 1.0  # the learning rate falls linearly to this share of its start
     gamma: float = 0.99

@@ -17,6 +17,7 @@ import defm_rl.envs  # noqa: F401  registers the environments
 from defm_rl.depth import normalize_channels
 from defm_rl.encoders import DepthEncoder, WeightsUnavailableError
 from defm_rl.experiments.config import AlgoConfig, Config, EncoderConfig, EnvConfig, PPOConfig, SACConfig
+from defm_rl.experiments.progress import LinearSchedule
 from defm_rl.sb3 import (
     DefmExtractor,
     EncoderAdam,
@@ -172,17 +173,6 @@ def extractor(config: EncoderConfig, image_size: tuple[int, int]) -> dict[str, A
             "features_extractor_kwargs": {"latent_dim": config.latent_dim},
         }
     return {}
-
-
-class LinearSchedule:
-    """A learning rate that falls linearly from `start` to `start * final_share`."""
-
-    def __init__(self, start: float, final_share: float) -> None:
-        self.start, self.final_share = start, final_share
-
-    def __call__(self, remaining: float) -> float:
-        """The rate where `remaining` of the training, from 1 to 0, is still to come."""
-        return self.start * (self.final_share + (1.0 - self.final_share) * remaining)
 
 
 def make_model(config: Config, env: VecEnv) -> BaseAlgorithm:

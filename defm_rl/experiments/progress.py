@@ -105,15 +105,36 @@ class Checkpoints(BaseCallback):
             self._next = self.num_timesteps + self.every
 
 
-class TimeLimit(BaseCallback):
-    """Ends the training after so many seconds."""
+class LinearSchedule:
+    """A learning rate that falls linearly from `start` to `start * final_share`.
 
-    def __init__(self, progress: Progress, limit_s: float) -> None:
+    Attributes:
+        remaining_in_time: The share of the training's time, from 1 to 0, that is still to come; it counts where it is
+            less than that of the steps.
+    """
+
+    def __init__(self, start: float, final_share: float) -> None:
+        self.start, self.final_share = start, final_share
+        self.remaining_in_time = 1.0
+
+    def __call__(self, remaining: float) -> float:
+        """The rate where `remaining` of the training's steps, from 1 to 0, is still to come."""
+        remaining = min(remaining, max(self.remaining_in_time, 0.0))
+        return self.start * (self.final_share + (1.0 - self.final_share) * remaining)
+
+
+class TimeLimit(BaseCallback):
+    """Ends the training after so many seconds; a learning rate that falls gets to its end by then."""
+
+    def __init__(self, progress: Progress, limit_s: float, schedule: LinearSchedule) -> None:
         super().__init__()
-        self.progress, self.limit_s = progress, limit_s
+        self.progress, self.limit_s, self.schedule = progress, limit_s, schedule
 
     def _on_step(self) -> bool:
         return self.progress.seconds < self.limit_s
+
+    def _on_rollout_end(self) -> None:
+        self.schedule.remaining_in_time = 1.0 - self.progress.seconds / self.limit_s
 
 
 class WandbWriter(KVWriter):

@@ -31,7 +31,7 @@ from defm_rl.experiments.config import (
     register,
 )
 from defm_rl.experiments.evaluate import Options, describe, evaluate, summarize, write_episodes
-from defm_rl.experiments.progress import Checkpoints, Progress, TimeLimit, WandbWriter
+from defm_rl.experiments.progress import Checkpoints, LinearSchedule, Progress, TimeLimit, WandbWriter
 from defm_rl.experiments.provenance import provenance
 from defm_rl.experiments.runs import Run, to_config, verify_encoder, write_json
 
@@ -126,7 +126,8 @@ def _learn(
 
     callbacks: list[BaseCallback] = [progress, Checkpoints(save, config.checkpoint_every)]
     if config.algo.time_limit_s:
-        callbacks.append(TimeLimit(progress, config.algo.time_limit_s))
+        assert isinstance(model.learning_rate, LinearSchedule)
+        callbacks.append(TimeLimit(progress, config.algo.time_limit_s, model.learning_rate))
     _stop_on_sigterm()
     try:
         model.learn(config.algo.total_steps - model.num_timesteps, callbacks, reset_num_timesteps=former is None)

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from stable_baselines3 import PPO
 
 from defm_rl.experiments import evaluate, train
 from defm_rl.experiments.runs import Run
@@ -24,7 +25,7 @@ SMALL = [
     "evaluation.episodes=6",
     "evaluation.clips=1",
 ]
-PPO = [*SMALL, "algo.n_steps=16", "algo.n_epochs=2"]
+SMALL_PPO = [*SMALL, "algo.n_steps=16", "algo.n_epochs=2"]
 RANDOM = ["encoder=efficientnet_b0", "encoder.weights=random"]
 
 
@@ -49,7 +50,7 @@ def metrics(run: Run) -> dict:
 
 
 def test_a_run_leaves_everything_and_says_what_made_it(here):
-    assert train.main(["experiment=navigation", "env.level=one_wall", "seed=3", *PPO, *RANDOM]) == 0
+    assert train.main(["experiment=navigation", "env.level=one_wall", "seed=3", *SMALL_PPO, *RANDOM]) == 0
     run = only_run(here)
     assert run.folder.parent.name == "navigation"
     assert (run.folder / "config.yaml").read_text().count("defm_efficientnet_b0") == 1
@@ -72,7 +73,7 @@ def test_a_run_leaves_everything_and_says_what_made_it(here):
 
 
 def test_an_evaluation_repeats_itself_and_others_take_fresh_layouts(here, capsys):
-    assert train.main(["experiment=navigation", *PPO, *RANDOM]) == 0
+    assert train.main(["experiment=navigation", *SMALL_PPO, *RANDOM]) == 0
     run = only_run(here)
     assert evaluate.main([str(run.folder), "episodes=6", "first_layout=1000000", "num_envs=3"]) == 0
     assert evaluate.main([str(run.folder), "episodes=6"]) == 0
@@ -88,10 +89,10 @@ def test_an_evaluation_repeats_itself_and_others_take_fresh_layouts(here, capsys
 @pytest.mark.parametrize(
     "overrides",
     [
-        ["encoder=blind", *PPO],
-        ["encoder=cnn", "env.depth_size=[48,96]", *(o for o in PPO if "depth_size" not in o)],
-        ["encoder.trainable=[head]", "encoder.features=[global]", *PPO, *RANDOM],
-        ["encoder.features=[P4,global]", "encoder.pool=grid", "encoder.bifpn=true", *PPO, *RANDOM],
+        ["encoder=blind", *SMALL_PPO],
+        ["encoder=cnn", "env.depth_size=[48,96]", *(o for o in SMALL_PPO if "depth_size" not in o)],
+        ["encoder.trainable=[head]", "encoder.features=[global]", *SMALL_PPO, *RANDOM],
+        ["encoder.features=[P4,global]", "encoder.pool=grid", "encoder.bifpn=true", *SMALL_PPO, *RANDOM],
         ["algo=sac", "algo.learning_starts=64", "algo.buffer_size=500", "algo.gradient_steps=1", *SMALL, *RANDOM],
     ],
     ids=["blind", "scratch", "fine-tuned", "several-features", "sac"],
@@ -107,7 +108,7 @@ def test_every_way_to_learn_trains_and_can_be_evaluated_again(here, overrides):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_run_can_be_resumed(here, number):
     command = [sys.executable, "-m", "defm_rl.cli", "train"]
-    overrides = ["experiment=navigation", *PPO, *RANDOM, "algo.total_steps=1000000"]
+    overrides = ["experiment=navigation", *SMALL_PPO, *RANDOM, "algo.total_steps=1000000"]
     process = subprocess.Popen(
         [*command, *overrides],
         stdout=subprocess.PIPE,
@@ -143,11 +144,20 @@ def test_an_interrupted_run_can_be_resumed(here, number):
 
 
 def test_resuming_goes_on_with_the_same_policy_and_learning_rate(here):
-    assert train.main(["experiment=navigation", *PPO, *RANDOM]) == 0
+    assert train.main(["experiment=navigation", *SMALL_PPO, *RANDOM]) == 0
     run = only_run(here)
     before = metrics(run)["evaluation"]["reward"]
     assert train.main([f"resume={run.folder}"]) == 0  # nothing is left to train: only the evaluation is repeated
     assert metrics(run)["evaluation"]["reward"] == pytest.approx(before, rel=1e-4)
+
+
+def test_the_learning_rate_falls_to_its_end_within_the_time_limit(here):
+    endless = ["algo.total_steps=100000000", "algo.time_limit_s=4", "algo.n_steps=16", "evaluation.clips=0"]
+    assert train.main(["experiment=navigation", "encoder=blind", *SMALL, *endless]) == 0
+    run = only_run(here)
+    assert metrics(run)["training"]["time_limit_hit"]
+    model = PPO.load(run.checkpoint / "model.zip")
+    assert model.policy.optimizer.param_groups[0]["lr"] < 0.3 * run.config().algo.learning_rate  # falls to 0.1
 
 
 @pytest.mark.parametrize("content", [None, "overrides only"])
@@ -162,7 +172,7 @@ def test_a_folder_without_a_checkpoint_cannot_be_resumed_or_evaluated(here, caps
 
 
 def test_a_checkpoint_with_other_encoder_weights_is_refused(here, capsys):
-    assert train.main(["experiment=navigation", *PPO, *RANDOM, "evaluation.clips=0"]) == 0
+    assert train.main(["experiment=navigation", *SMALL_PPO, *RANDOM, "evaluation.clips=0"]) == 0
     run = only_run(here)
     state = run.state()
     state["encoder"]["sha256"] = "0" * 64
@@ -200,7 +210,7 @@ def no_hub(monkeypatch, tmp_path):
 
 
 def test_only_the_quick_start_goes_on_without_the_hub(here, no_hub, capsys):
-    small = [*PPO, "encoder=efficientnet_b0"]
+    small = [*SMALL_PPO, "encoder=efficientnet_b0"]
     assert train.main(["experiment=navigation", *small]) == 2
     assert "hf download" in capsys.readouterr().err
     assert train.main(["experiment=quickstart", *small, "encoder.fallback=random", "evaluation.clips=0"]) == 0
@@ -224,7 +234,7 @@ def test_only_the_quick_start_goes_on_without_the_hub(here, no_hub, capsys):
     ],
 )
 def test_a_setting_that_cannot_be_ends_with_a_message(here, capsys, override, message):
-    assert train.main(["experiment=navigation", *PPO, *RANDOM, override]) == 2
+    assert train.main(["experiment=navigation", *SMALL_PPO, *RANDOM, override]) == 2
     error = capsys.readouterr().err
     assert message in error
     assert "Traceback" not in error
@@ -232,7 +242,7 @@ def test_a_setting_that_cannot_be_ends_with_a_message(here, capsys, override, me
 
 def test_weights_and_biases_records_offline(here, monkeypatch):
     monkeypatch.setenv("WANDB_SILENT", "true")
-    overrides = ["experiment=navigation", "encoder=blind", *PPO, "evaluation.clips=0", "logger=wandb"]
+    overrides = ["experiment=navigation", "encoder=blind", *SMALL_PPO, "evaluation.clips=0", "logger=wandb"]
     assert train.main([*overrides, "logger.mode=offline"]) == 0
     files = list(only_run(here).folder.glob("wandb/offline-run-*/*.wandb"))
     assert files
