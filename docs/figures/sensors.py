@@ -68,6 +68,54 @@ def hole_figures(depth):
     return holes.mean(), sizes[sizes < 1000].sum() / holes.size, (sizes >= 20).sum(), outline / holes.size
 
 
+def hole_sizes(frames):
+    """Sizes of all holes in pixels, in rising order, and the share of the hole area in holes up to each size."""
+    sizes = np.sort(np.concatenate([np.bincount(ndimage.label(frame == 0)[0].ravel())[1:] for frame in frames]))
+    return sizes, np.cumsum(sizes) / sizes.sum()
+
+
+def holes_near_edges(frames, clean, bounds_px, jump_m=0.1):
+    """Share of holes among the pixels at some distance from a depth jump of the clean frames, between the bounds."""
+    lost, pixels = np.zeros((2, len(bounds_px) - 1))
+    for frame, truth in zip(frames, clean, strict=True):
+        edges = ndimage.maximum_filter(truth, 3) - ndimage.minimum_filter(truth, 3) > jump_m
+        distance = ndimage.distance_transform_edt(~edges)
+        lost += np.histogram(distance[frame == 0], bounds_px)[0]
+        pixels += np.histogram(distance, bounds_px)[0]
+    return lost / np.maximum(pixels, 1)
+
+
+def draw_holes(rows, clean, path):
+    """Hole shares, shapes and edges of recorded and simulated frames beside each other."""
+    figure, (shares, shapes, edges) = plt.subplots(1, 3, figsize=(12, 3.4), layout="constrained")
+    bounds_px = np.array([0, 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128])
+    for index, ((name, frames), style) in enumerate(zip(rows.items(), ("k-o", "C0--s", "C1-.^"), strict=True)):
+        share = np.sort([(frame == 0).mean() for frame in frames])
+        shares.plot(share, np.full(len(share), -index), style[0] if style[0] == "k" else style[:2], marker=style[-1])
+        shapes.plot(*hole_sizes(frames), style.rstrip("os^"), label=name)
+        near = holes_near_edges(frames, clean, bounds_px)
+        edges.plot((bounds_px[1:] + bounds_px[:-1]) / 2, near, style, markersize=4, label=name)
+    shares.set(
+        title="Hole share of each frame", xlabel="share of pixels", yticks=range(-len(rows) + 1, 1), xlim=(0, 0.5)
+    )
+    shares.set_yticklabels(list(rows)[::-1])
+    shapes.set(
+        title="Hole shapes",
+        xscale="log",
+        xlabel="size of a hole (px)",
+        ylabel="share of the hole area in\nholes up to that size",
+    )
+    edges.set(
+        title="Holes at edges",
+        xscale="log",
+        xlabel="distance to a depth jump of 0.1 m (px)",
+        ylabel="share of pixels lost",
+    )
+    edges.legend(frameon=False)
+    figure.savefig(path, dpi=80)
+    plt.close(figure)
+
+
 def compare(folder, scale, out):
     frames = [
         np.asarray(Image.open(path).convert("L"), dtype=np.float32) / scale for path in sorted(folder.glob("*.png"))
@@ -83,6 +131,7 @@ def compare(folder, scale, out):
             f"| {name} | {share.min():.0%} to {share.max():.0%}, mean {share.mean():.1%} | {small.mean():.1%} | "
             f"{blobs.mean():.0f} | {outline.mean():.3f} |"
         )
+    draw_holes(rows, clean.numpy(), out / "stereo_holes.png")
     (out / "stereo_real.md").write_text("\n".join(table) + "\n")
     shown = range(0, len(frames), max(len(frames) // 4, 1))
     figure, axes = plt.subplots(len(shown), len(rows), figsize=(12, 2.3 * len(shown)), layout="constrained")
