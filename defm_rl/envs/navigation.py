@@ -12,7 +12,7 @@ from gymnasium import spaces
 from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
 
-from defm_rl.envs.core import Ids, MujocoEnv, MujocoVectorEnv
+from defm_rl.envs.core import Ids, MujocoEnv, MujocoVectorEnv, failure_modes
 from defm_rl.envs.layouts import WALL_THICKNESS_M, Grid, Layout, Level, draw_layout, get_level
 from defm_rl.envs.names import hint
 
@@ -85,9 +85,9 @@ class NavigationVectorEnv(MujocoVectorEnv):
     Action: (forward, turn), both from -1 to 1. Forward goes from standstill to full speed.
 
     Reward: metres of geodesic progress, minus a little for every step; a penalty for a collision and a reward for the
-    goal, both of which end the episode. At the end info reports `success`, `collision`, `spl` (success weighted by
-    path length: geodesic distance over the way driven, Anderson et al. 2018, arXiv:1807.06757), `path_length_m`,
-    `geodesic_m`, `pose` (the last one), `steps` and `layout_seed`.
+    goal, both of which end the episode. At the end info reports `success`, `failure` ("", "collision" or "timeout"),
+    `collision`, `spl` (success weighted by path length: geodesic distance over the way driven, Anderson et al. 2018,
+    arXiv:1807.06757), `path_length_m`, `geodesic_m`, `pose` (the last one), `steps` and `layout_seed`.
 
     Args:
         num_envs: Number of rovers, each in a world of its own.
@@ -119,10 +119,10 @@ class NavigationVectorEnv(MujocoVectorEnv):
         super().__init__(
             model,
             num_envs,
-            state_space=self._state_bounds,
+            vectors={"state": self._state_bounds},
+            cameras={"depth": "depth"},
             action_space=spaces.Box(-1.0, 1.0, (2,), np.float32),
             fields=("body_pos", "body_quat", "geom_size", "geom_rbound", "geom_aabb", "bvh_aabb", "site_pos"),
-            camera="depth",
             depth_size=self.config.depth_size,
             observations=self.config.observations,
             renderer=self.config.renderer,
@@ -225,7 +225,7 @@ class NavigationVectorEnv(MujocoVectorEnv):
     def _distance_to_go(self, ids: Ids) -> NDArray[np.float64]:
         return self._grid.lookup(self._fields_to_goal, ids, self._qpos[ids, :2])
 
-    def _state(self, ids: Ids) -> NDArray[np.float32]:
+    def _vector(self, name: str, ids: Ids) -> NDArray[np.float32]:
         position, yaw = self._qpos[ids, :2], self._qpos[ids, 2]
         velocity, turn_rate = self._qvel[ids, :2], self._qvel[ids, 2]
         to_goal = self._goals[ids] - position
@@ -245,6 +245,7 @@ class NavigationVectorEnv(MujocoVectorEnv):
         geodesic, path, success = self._geodesic_m[ids], self._path_m[ids], self._success[ids]
         return {
             "success": success,
+            "failure": failure_modes(success, {"collision": self._collision[ids]}),
             "collision": self._collision[ids],
             "spl": success * geodesic / np.maximum(geodesic, path),
             "path_length_m": path,

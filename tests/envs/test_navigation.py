@@ -53,7 +53,7 @@ def run_episodes(env, policy, seeds):
 
 
 def drive_straight(env):
-    state = env._state(np.arange(env.num_envs))
+    state = env._vector("state", np.arange(env.num_envs))
     bearing = np.arctan2(state[:, 2], state[:, 1])
     return np.column_stack([np.ones(env.num_envs), np.clip(2 * bearing, -1, 1)])
 
@@ -77,6 +77,8 @@ def test_who_knows_the_map_gets_there_and_who_drives_straight_only_where_nothing
     else:
         assert mean(straight, "success") <= (0.0 if "wall" in level else 0.15)
         assert mean(straight, "collision") >= 0.85
+    for result in straight.values():
+        assert result["failure"] == ("" if result["success"] else "collision" if result["collision"] else "timeout")
 
 
 def test_rewards_add_up_to_progress_penalties_and_the_prize(make):
@@ -103,6 +105,7 @@ def test_a_collision_ends_the_episode_and_costs_one(make):
         _, rewards, terminated, _, info = env.step(all_do(env, AHEAD))
     assert info["collision"][terminated].all()
     assert not info["success"][terminated].any()
+    assert (info["failure"][terminated] == "collision").all()
     assert (info["spl"][terminated] == 0).all()
     # At 1.5 m/s progress is worth at most 0.3 a step.
     assert (rewards[terminated] < -0.7).all()
@@ -184,6 +187,7 @@ def test_standing_still_is_cut_off_and_not_terminated(make):
     np.testing.assert_allclose(reward, -0.02, atol=1e-6)
     assert not info["success"].any()
     assert not info["collision"].any()
+    assert (info["failure"] == "timeout").all()
     assert (info["steps"] == 7).all()
 
 
@@ -294,7 +298,7 @@ def test_all_autoreset_modes_play_the_same_episodes(make):
         assert results["_success"][0]
         assert info["_layout_seed"][0]
         assert info["layout_seed"][0] != results["layout_seed"][0]
-        outcome = [results[name][0] for name in ("collision", "path_length_m", "geodesic_m", "layout_seed", "steps")]
+        outcome = [results[name][0] for name in ("failure", "path_length_m", "geodesic_m", "layout_seed", "steps")]
         played[mode] = [*outcome, info["layout_seed"][0], *last.values(), *first.values()]
         np.testing.assert_array_equal(first["state"][3:], 0)  # a new episode begins at rest
     for other in (AutoresetMode.NEXT_STEP, AutoresetMode.DISABLED):
