@@ -30,9 +30,7 @@ class FrozenRunner:
         threads: Number of threads.
     """
 
-    def __init__(
-        self, prepare: Callable[[Tensor], Tensor], network: Callable[[Tensor], Tensor], threads: int
-    ) -> None:
+    def __init__(self, prepare: Callable[[Tensor], Tensor], network: Callable[[Tensor], Tensor], threads: int) -> None:
         self._prepare, self._network = prepare, network
         self._graphs: dict[tuple[int, int], Callable[[Tensor], Tensor]] = {}
         self._threads = threads

@@ -518,7 +518,11 @@ def test_hydras_lists_are_welcome(make):
         ({"horizontal_fov_deg": 180.0}, ValueError, "between 0 and 180"),
         ({"layout_seeds": [-1]}, ValueError, "must not be negative"),
         ({"robot": "rovr"}, ValueError, "did you mean 'rover'"),
-        ({"randomization": {"mas_scale": (1, 2)}}, ValueError, "unknown randomization 'mas_scale', did you mean 'mass_scale'"),
+        (
+            {"randomization": {"mas_scale": (1, 2)}},
+            ValueError,
+            "unknown randomization 'mas_scale', did you mean 'mass_scale'",
+        ),
     ],
 )
 def test_bad_settings_are_errors_that_say_what_is_wrong(settings, error, message):
