@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from defm_rl.depth import as_depth, normalize_channels
 from defm_rl.encoders.freezing import freeze, unfreeze
 from defm_rl.encoders.inference import FrozenRunner
+from defm_rl.encoders.layers import StochasticDepth
 from defm_rl.encoders.output import EncoderOutput
 from defm_rl.encoders.pooling import make_pool
 from defm_rl.encoders.weights import WeightsInfo
@@ -34,6 +35,9 @@ class DepthEncoder(nn.Module):
         grid: Rows and columns of the "grid" pool.
         bifpn: Whether the CNNs' maps pass through the BiFPN, as they were distilled, or come from the backbone.
         trainable: "none", "all", or the names of the stages to train (`list_encoders()` has them).
+        stochastic_depth: Whether EfficientNets drop residual branches at random where they are trained, in training
+            mode: for supervised training. A policy whose features differ between rollout and update learns from wrong
+            probability ratios.
         image_size: Height and width of the depth that will come, before any resize. Needed by the pools whose size
             depends on it, "columns" and "flatten".
         size: Resizes to this height and width (or square side) first.
@@ -62,6 +66,7 @@ class DepthEncoder(nn.Module):
         grid: Sequence[int] = (2, 4),
         bifpn: bool = True,
         trainable: str | Sequence[str] = "none",
+        stochastic_depth: bool = False,
         image_size: Size | None = None,
         size: Size | None = None,
         unit: str = "m",
@@ -76,6 +81,7 @@ class DepthEncoder(nn.Module):
         self.card = CARDS[encoder]
         self.features = (features,) if isinstance(features, str) else tuple(features)
         self.bifpn = bifpn
+        self.stochastic_depth = stochastic_depth
         self.size = _pair(size)
         self.unit = unit
         self._check_features()
@@ -193,13 +199,15 @@ class DepthEncoder(nn.Module):
         return new
 
     def train(self, mode: bool = True) -> Self:
-        """Sets training mode, except for what is frozen: stochastic depth must not come back to life there."""
+        """Sets training mode, except for what is frozen, and for stochastic depth unless it was asked for."""
         super().train(mode)
         prefixes = self.net.stage_prefixes()
         trained = tuple(prefix for stage in self._trainable for prefix in prefixes[stage])
         for name, module in self.net.named_modules():
             # By name, since a stochastic depth has no weights that would say whether it is frozen.
-            module.training = mode and f"{name}.".startswith(trained) if trained else False
+            is_trained = bool(trained) and f"{name}.".startswith(trained)
+            allowed = self.stochastic_depth or not isinstance(module, StochasticDepth)
+            module.training = mode and is_trained and allowed
         return self
 
     def apply(self, fn: Callable[[nn.Module], None]) -> Self:

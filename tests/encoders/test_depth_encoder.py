@@ -119,10 +119,16 @@ def test_only_the_named_stages_are_trained(depth):
     assert changed == {"norm_cls.weight", "norm_cls.bias"}
 
 
+def test_stochastic_depth_stays_off_unless_it_is_asked_for(depth):
+    encoder = make(trainable="all")
+    assert torch.equal(encoder.train()(depth), encoder.eval()(depth))
+    encoder = make(trainable="all", stochastic_depth=True).train()
+    assert not torch.equal(encoder(depth), encoder(depth))
+
+
 def test_stochastic_depth_of_frozen_stages_stays_off_while_others_train(depth):
-    encoder = make(trainable=["head"]).train()
+    encoder = make(trainable=["head"], stochastic_depth=True).train()
     assert torch.equal(encoder(depth), encoder(depth))
-    assert not torch.equal(*(make(trainable="all").train()(depth) for _ in range(2)))
 
 
 def test_unfreezing_hands_out_the_new_parameters_once(depth):
