@@ -1,5 +1,6 @@
 """Depth in, features out: a DeFM network with its normalization, frozen or trained."""
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any, Self
 
@@ -99,7 +100,7 @@ class DepthEncoder(nn.Module):
             map_size = None if map_input is None else self._map_size(name, map_input)
             channels = self.card.bifpn_channels if self._uses_bifpn else self.card.channels[name]
             assert channels is not None
-            self.pools[name], dim = make_pool(pool or "grid", channels, map_size, (int(grid[0]), int(grid[1])))
+            self.pools[name], dim = make_pool(pool or "grid", channels, map_size, grid)
             self.feature_dim += dim
 
         self.threads = torch.get_num_threads()
@@ -122,8 +123,12 @@ class DepthEncoder(nn.Module):
     @property
     def device(self) -> torch.device:
         """The device the network is on."""
-        tensor = next(self.net.parameters(), None)
-        return (tensor if tensor is not None else next(self.net.buffers())).device
+        return self._any_tensor.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The network's floating dtype. Depth is normalized in float32, whatever it is."""
+        return self._any_tensor.dtype
 
     def forward(self, depth: Tensor | np.ndarray) -> Tensor:
         """Features of a batch of depth images.
@@ -132,7 +137,8 @@ class DepthEncoder(nn.Module):
             depth: Depth in the encoder's unit, as `normalize_depth` takes it: (B, H, W), (B, 1, H, W), (B, H, W, 1).
 
         Returns:
-            (B, feature_dim) float32, with a gradient graph only through what is trained.
+            (B, feature_dim) in the network's dtype (float32 unless it was cast; under autocast, too), with a gradient
+            graph only through what is trained.
         """
         depth = as_depth(depth, self.unit)
         if depth.device != self.device:
@@ -147,7 +153,7 @@ class DepthEncoder(nn.Module):
             chunk: Images that are encoded at once at the most, which bounds the memory.
 
         Returns:
-            (B, feature_dim) float32.
+            (B, feature_dim) in the network's dtype.
         """
         with torch.no_grad():
             depth = as_depth(depth, self.unit)
@@ -248,6 +254,10 @@ class DepthEncoder(nn.Module):
         return f"{self.encoder_name}, features={self.features}, dim={self.feature_dim}, trainable={self._trainable}"
 
     @property
+    def _any_tensor(self) -> Tensor:
+        return next(itertools.chain(self.net.parameters(), self.net.buffers()))
+
+    @property
     def _uses_bifpn(self) -> bool:
         return self.bifpn and self.card.family != "vit" and any(name != "global" for name in self.features)
 
@@ -255,7 +265,9 @@ class DepthEncoder(nn.Module):
         return self._pooled(self._normalized(depth))
 
     def _normalized(self, depth: Tensor) -> Tensor:
-        return normalize_channels(depth, self.size, pad_to=self._pad_to, multiple_of=self._multiple_of)
+        return normalize_channels(
+            depth, self.size, pad_to=self._pad_to, multiple_of=self._multiple_of, dtype=self.dtype
+        )
 
     def _raw(self, x: Tensor) -> EncoderOutput:
         output: EncoderOutput = self.net(x, bifpn=self.bifpn, features=self.features)
@@ -270,7 +282,7 @@ class DepthEncoder(nn.Module):
                 vectors.append(output.global_features)
             else:
                 vectors.append(self.pools[name](output.maps[name]))
-        return vectors[0] if len(vectors) == 1 else torch.cat(vectors, dim=1)
+        return torch.cat(vectors, dim=1).to(x.dtype)  # autocast's operations each have a dtype of their own
 
     def _check_features(self) -> None:
         known = ("global", *self.card.levels)
@@ -310,7 +322,7 @@ class DepthEncoder(nn.Module):
             return set()
         side = 2 * self.card.size_multiple
         with torch.enable_grad():
-            output = self._raw(torch.ones(1, 3, side, side, device=self.device))
+            output = self._raw(torch.ones(1, 3, side, side, device=self.device, dtype=self.dtype))
             tensors = [t for t in (output.global_features, *output.maps.values()) if t is not None]
             total = torch.stack([t.sum() for t in tensors]).sum()
             gradients = torch.autograd.grad(total, list(parameters.values()), allow_unused=True)

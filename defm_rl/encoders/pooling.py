@@ -1,7 +1,10 @@
 """How a feature map becomes a vector."""
 
 import functools
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
+from numbers import Integral
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -81,9 +84,7 @@ class Columns(nn.Module):
         return feature_map.mean(2).flatten(1)
 
 
-def make_pool(
-    pool: str, channels: int, map_size: tuple[int, int] | None, grid: tuple[int, int]
-) -> tuple[nn.Module, int]:
+def make_pool(pool: str, channels: int, map_size: tuple[int, int] | None, grid: Sequence[int]) -> tuple[nn.Module, int]:
     """A module from (B, C, H, W) to (B, D), and D.
 
     Args:
@@ -102,16 +103,19 @@ def make_pool(
         raise ValueError(
             f"pool={pool!r} gives as many features as the image is large: pass image_size=(height, width) of the depth."
         )
-    if pool == "grid" and (len(grid) != 2 or min(grid) < 1):
-        raise ValueError(f"grid must be (rows, columns), both at least 1; got {grid!r}.")
+    if pool == "grid" and not _is_grid(grid):
+        raise ValueError(f"grid must be (rows, columns), two whole numbers of at least 1; got {grid!r}.")
     height, width = map_size or (0, 0)
-    rows, columns = grid
     choices: dict[str, Callable[[], tuple[nn.Module, int]]] = {
         "mean": lambda: (Mean(), channels),
         "columns": lambda: (Columns(), channels * width),
-        "grid": lambda: (GridAverage(rows, columns), channels * rows * columns),
+        "grid": lambda: (GridAverage(*grid), channels * math.prod(grid)),
         "spatial_softmax": lambda: (SpatialSoftmax(), 2 * channels),
         "attention": lambda: (AttentionPool(channels), channels),
         "flatten": lambda: (nn.Flatten(), channels * height * width),
     }
     return choices[pool]()
+
+
+def _is_grid(grid: Any) -> bool:
+    return isinstance(grid, Sequence) and len(grid) == 2 and all(isinstance(n, Integral) and n >= 1 for n in grid)

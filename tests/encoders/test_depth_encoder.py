@@ -89,6 +89,43 @@ def test_a_frozen_encoder_moves_with_its_policy():
     assert {tensor.dtype for tensor in encoder.net.buffers()} == {torch.float64}
 
 
+@pytest.mark.parametrize("trainable", ["none", "all"])
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [(torch.float16, 0.05), (torch.bfloat16, 0.2), (torch.float64, 1e-4)], ids=str
+)
+@pytest.mark.parametrize("name", [SMALL, "defm_vit_s14"])
+def test_a_network_in_another_dtype_gives_features_in_that_dtype(depth, name, dtype, tolerance, trainable):
+    level = "P14" if "vit" in name else "P4"
+    settings = {"encoder": name, "features": ["global", level], "pool": "grid"}
+    expected = make(**settings)(depth)
+    encoder = make(**settings, trainable=trainable).to(dtype)
+    for features in (encoder(depth), encoder.encode(depth)):
+        assert features.dtype == dtype
+        torch.testing.assert_close(features.float(), expected, rtol=tolerance, atol=tolerance)
+
+
+def test_depth_in_another_dtype_is_normalized_in_float32(depth):
+    encoder = make()
+    torch.testing.assert_close(encoder(depth.double()), encoder(depth))
+    torch.testing.assert_close(encoder(depth.half()), encoder(depth.half().float()))
+
+
+@pytest.mark.parametrize("pool", ["grid", "spatial_softmax", "attention"])
+def test_autocast_leaves_the_features_dtype_as_it_is(depth, pool):
+    encoder = make(features=["global", "P4"], pool=pool, trainable=["head"])
+    expected = encoder(depth)
+    with torch.autocast("cpu", torch.bfloat16):
+        features = encoder(depth)
+    assert features.dtype == torch.float32
+    assert not torch.equal(features, expected)
+    torch.testing.assert_close(features, expected, rtol=0.2, atol=0.2)
+
+
+def test_a_network_in_another_dtype_can_be_unfrozen():
+    encoder = make().double()
+    assert {parameter.dtype for parameter in encoder.unfreeze("all")} == {torch.float64}
+
+
 # What is trained.
 
 
@@ -252,6 +289,9 @@ def test_a_resize_sets_the_size_that_the_network_sees(depth):
         ({"features": "P4", "pool": "max"}, "mean, columns.*'max'"),
         ({"features": "P4", "pool": "columns"}, "image_size"),
         ({"features": "P4", "pool": "grid", "grid": (0, 3)}, r"grid must be.*\(0, 3\)"),
+        ({"features": "P4", "pool": "grid", "grid": (9,)}, r"grid must be \(rows, columns\).*\(9,\)"),
+        ({"features": "P4", "pool": "grid", "grid": 9}, r"grid must be \(rows, columns\).*9"),
+        ({"features": "P4", "pool": "grid", "grid": (2.5, 4)}, r"grid must be \(rows, columns\).*2.5"),
         ({"encoder": "resnet18"}, "defm_resnet18"),
     ],
 )
