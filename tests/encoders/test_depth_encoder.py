@@ -3,14 +3,18 @@
 import copy
 import io
 import pickle
+import warnings
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from defm_rl import DepthEncoder, normalize_depth
 from defm_rl.encoders import inference
+from defm_rl.encoders.pooling import SpatialSoftmax, make_pool
 
 SMALL = "defm_efficientnet_b0"  # stochastic depth included
 
@@ -249,15 +253,56 @@ def test_a_grid_that_divides_the_map_averages_its_cells(depth):
     torch.testing.assert_close(encoder(depth), expected)
 
 
-def test_a_grid_equals_adaptive_pooling_where_it_does_not_divide(depth):
-    encoder = make(features="P3", pool="grid", grid=(2, 4), bifpn=False)
+@pytest.mark.parametrize("image_size", [None, (40, 72)])
+@pytest.mark.parametrize("grid", [(2, 4), (5, 9), (7, 20), (1, 1)])
+def test_a_grid_is_adaptive_pooling_whether_or_not_the_image_size_is_known(depth, grid, image_size):
+    encoder = make(features="P3", pool="grid", grid=grid, bifpn=False, image_size=image_size)
     cells = encoder.net(normalize_depth(depth), bifpn=False).maps["P3"]
-    torch.testing.assert_close(encoder(depth), nn.functional.adaptive_avg_pool2d(cells, (2, 4)).flatten(1))
+    torch.testing.assert_close(encoder(depth), nn.functional.adaptive_avg_pool2d(cells, grid).flatten(1))
+    other = torch.cat([depth, depth], dim=2)  # not the size that was announced
+    cells = encoder.net(normalize_depth(other), bifpn=False).maps["P3"]
+    torch.testing.assert_close(encoder(other), nn.functional.adaptive_avg_pool2d(cells, grid).flatten(1))
+
+
+@pytest.mark.parametrize("image_size", [None, (40, 72)])
+@pytest.mark.parametrize("pool", ["grid", "spatial_softmax", "attention"])
+def test_an_encoder_with_its_pool_exports_and_compiles(depth, pool, image_size):
+    encoder = make(encoder="defm_regnet_y_400mf", features="P3", pool=pool, bifpn=False, image_size=image_size)
+    expected = encoder(depth).detach()
+    program = torch.export.export(encoder, (depth,), dynamic_shapes={"depth": {0: torch.export.Dim("batch")}})
+    torch.testing.assert_close(program.module()(depth[:2]), expected[:2], rtol=1e-4, atol=1e-4)
+    torch._dynamo.reset()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        compiled = torch.compile(encoder, fullgraph=True, backend="eager")(depth)
+    torch.testing.assert_close(compiled, expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(encoder(depth), expected)  # nothing of the tracing is left behind
+
+
+@pytest.mark.parametrize("image_size", [None, (40, 72)])
+def test_a_grid_makes_no_tensor_on_another_device_than_its_map(image_size):
+    """A copy from the processor waits for a GPU, and cannot be part of a CUDA graph."""
+    pool, _ = make_pool("grid", 4, None if image_size is None else (5, 9), (2, 4))
+    pool = pool.to("meta")
+    with TensorsOf() as made:
+        assert pool(torch.empty(2, 4, 5, 9, device="meta")).device.type == "meta"
+    assert {tensor.device.type for tensor in made.tensors} == {"meta"}
+
+
+class TensorsOf(TorchDispatchMode):
+    """Collects every tensor that an operation gives."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tensors: list[torch.Tensor] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        output = func(*args, **(kwargs or {}))
+        self.tensors += [x for x in tree_leaves(output) if isinstance(x, torch.Tensor)]
+        return output
 
 
 def test_spatial_softmax_finds_the_peak():
-    from defm_rl.encoders.pooling import SpatialSoftmax
-
     peak = torch.zeros(1, 1, 5, 9)
     peak[0, 0, 1, 6] = 50.0
     torch.testing.assert_close(SpatialSoftmax()(peak), torch.tensor([[0.5, -0.5]]))
