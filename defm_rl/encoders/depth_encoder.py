@@ -162,7 +162,7 @@ class DepthEncoder(nn.Module):
             run: Callable[[Tensor], Tensor] = self._eager
             if self.frozen and depth.device.type == "cpu":
                 if self._runner is None:
-                    self._runner = FrozenRunner(self._normalized, self._pooled, self.threads)
+                    self._runner = FrozenRunner(self._normalized, self._pooled, list(self.net.buffers()), self.threads)
                 run = self._runner
             if len(depth) <= chunk:
                 return run(depth)
@@ -196,7 +196,7 @@ class DepthEncoder(nn.Module):
         unused = self._unused(thawed)
         freeze(self.net, lambda name: name in unused)
         self._trainable = tuple(s for s in prefixes if s in stages or s in self._trainable)
-        self._runner = None
+        self._runner = None  # its graphs hold a copy of the weights, and are of use to a frozen encoder only
         self.train(self.training)
         new = [parameter for name, parameter in thawed.items() if name not in unused]
         for parameter in new:
@@ -245,6 +245,11 @@ class DepthEncoder(nn.Module):
                 f"those loaded here from {self.provenance.source!r} (sha256 {self.provenance.sha256}). "
                 "Frozen weights are not part of a checkpoint: pass the same weights= as in training."
             )
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """What `to`, `half` and their like go through: graphs hold the weights as they were before."""
+        self._runner = None
+        return super()._apply(fn, recurse)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_runner": None}  # threads and compiled graphs are not copied

@@ -2,8 +2,12 @@
 
 import copy
 import io
+import os
 import pickle
+import subprocess
+import sys
 import warnings
+import weakref
 
 import numpy as np
 import pytest
@@ -185,11 +189,15 @@ def test_unfreezing_hands_out_the_new_parameters_once(depth):
 
 def test_unfreezing_after_encoding_is_seen_by_the_next_encoding(depth):
     encoder = make().eval()
-    encoder.encode(depth)
+    before = encoder.encode(depth)
+    graphs = weakref.ref(encoder._runner)
     with torch.no_grad():
         for parameter in encoder.unfreeze("all"):
             parameter.mul_(1.1)
-    torch.testing.assert_close(encoder.encode(depth), encoder(depth).detach(), rtol=1e-4, atol=1e-4)
+    after = encoder.encode(depth)
+    assert (after - before).abs().max() > 0.01
+    torch.testing.assert_close(after, encoder(depth).detach(), rtol=1e-4, atol=1e-4)
+    assert graphs() is None, "the graphs' copy of the weights is not given back"
 
 
 def test_an_unknown_stage_is_refused_with_those_there_are():
@@ -359,13 +367,68 @@ def test_the_fast_way_gives_the_same_features_for_any_batch(name):
         torch.testing.assert_close(encoder.encode(depth[:batch]), expected[:batch], rtol=1e-4, atol=1e-4)
 
 
-def test_the_fast_way_uses_a_graph_and_a_share_per_thread(depth):
-    encoder = make()
+@pytest.mark.parametrize("features", ["global", "P3"])
+@pytest.mark.parametrize("image_size", [None, (40, 72)])
+def test_the_fast_way_uses_a_graph_and_a_share_per_thread(depth, features, image_size):
+    encoder = make(features=features, bifpn=False, image_size=image_size)
     encoder.threads = 2
     encoder.encode(torch.cat([depth, depth, depth]))
     assert isinstance(encoder._runner, inference.FrozenRunner)
     assert all(isinstance(graph, torch.jit.ScriptModule) for graph in encoder._runner._graphs.values())
     assert encoder._runner._pool is not None
+
+
+def change_weights(encoder: DepthEncoder) -> None:
+    with torch.no_grad():
+        for buffer in encoder.net.buffers():
+            buffer.mul_(1.1)
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        (SMALL, change_weights),
+        ("defm_vit_s14", change_weights),  # its graph holds position embeddings resized beforehand
+        (SMALL, DepthEncoder.double),
+        (SMALL, DepthEncoder.bfloat16),
+    ],
+)
+def test_the_fast_way_follows_changes_of_the_weights(depth, name, change):
+    encoder = make(encoder=name)
+    encoder.encode(depth)
+    change(encoder)
+    torch.testing.assert_close(encoder.encode(depth), encoder(depth), rtol=1e-3, atol=1e-3)
+
+
+def test_the_fast_way_is_the_same_under_autocast(depth):
+    encoder = make(encoder="defm_regnet_y_400mf")
+    encoder.threads = 2
+    many = depth.repeat(4, 1, 1)
+    with torch.autocast("cpu", torch.bfloat16):
+        traced_under_autocast = [encoder.encode(part) for part in (many, many[:1])]
+    for features in traced_under_autocast:
+        torch.testing.assert_close(features, encoder(many[: len(features)]), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
+def test_a_forked_process_can_encode():
+    """The threads of the parent are not there; in a process of its own, since a fork copies all that PyTorch holds."""
+    script = """
+import os, signal, sys, torch
+from defm_rl import DepthEncoder
+torch.set_num_threads(2)
+encoder = DepthEncoder("defm_regnet_y_400mf", weights="random")
+depth = torch.rand(16, 32, 32)
+expected = encoder.encode(depth)
+child = os.fork()
+if child == 0:
+    signal.alarm(60)
+    same = all(torch.allclose(encoder.encode(x), expected[: len(x)], atol=1e-4) for x in (depth, depth[:2]))
+    os._exit(0 if same else 1)
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+    done = subprocess.run([sys.executable, "-c", script], timeout=300, check=False)
+    assert done.returncode == 0, "the child hung or encoded something else"
 
 
 def test_chunks_do_not_change_the_features(depth):
