@@ -28,8 +28,7 @@ class FrozenRunner:
     Args:
         prepare: From (B, H, W) depth to (B, 3, H', W') channels; runs as it is.
         network: From channels to (B, D) features, each image's depending on that image alone; becomes a graph.
-        weights: What the network has of them: graphs are made anew when these are changed in place,
-            of which a graph keeps what it has computed from them.
+        weights: The network's weights. A graph keeps what it has computed from them, and is made anew when they change.
         threads: Number of threads.
     """
 
