@@ -2,12 +2,18 @@
 
 import gymnasium
 
+from defm_rl.envs.locomotion import LocomotionConfig, LocomotionEnv, LocomotionVectorEnv
 from defm_rl.envs.navigation import NavigationConfig, NavigationEnv, NavigationVectorEnv
 
-__all__ = ["NavigationConfig", "NavigationEnv", "NavigationVectorEnv"]
+__all__ = ["LocomotionConfig", "LocomotionEnv", "LocomotionVectorEnv", "NavigationConfig", "NavigationEnv", "NavigationVectorEnv"]
 
 gymnasium.register(
     "defm_rl/Navigation-v0",
     entry_point="defm_rl.envs.navigation:NavigationEnv",
     vector_entry_point="defm_rl.envs.navigation:NavigationVectorEnv",
+)
+gymnasium.register(
+    "defm_rl/Locomotion-v0",
+    entry_point="defm_rl.envs.locomotion:LocomotionEnv",
+    vector_entry_point="defm_rl.envs.locomotion:LocomotionVectorEnv",
 )
