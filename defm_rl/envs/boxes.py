@@ -26,7 +26,9 @@ def add_box(spec: Any, name: str, center: Sequence[float], half: Sequence[float]
     body = spec.worldbody.add_body(
         name=name, pos=list(center), explicitinertial=True, mass=1, ipos=[0, 0, 0], iquat=[1, 0, 0, 0], inertia=[1, 1, 1]
     )
-    body.add_geom(name=name, type=mujoco.mjtGeom.mjGEOM_BOX, size=list(half), rgba=list(rgba))
+    # Nothing is left to defaults, which may be a robot's own.
+    box = mujoco.mjtGeom.mjGEOM_BOX
+    body.add_geom(name=name, type=box, size=list(half), rgba=list(rgba), group=0, contype=1, conaffinity=1)
 
 
 class Boxes:

@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from itertools import pairwise
 from typing import Any
 
 import mujoco
@@ -15,7 +15,10 @@ from numpy.typing import NDArray
 from defm_rl.envs.boxes import BOX_FIELDS, Boxes, add_box
 from defm_rl.envs.core import Ids, MujocoEnv, MujocoVectorEnv, failure_modes
 from defm_rl.envs.names import hint
-from defm_rl.envs.quadruped import ACTUATOR_NAMES, JOINT_NAMES, LEGS, Legs, Trot
+from defm_rl.envs.quadruped import ACTUATOR_NAMES, JOINT_NAMES, LEGS, LINKS, Legs, Trot
+from defm_rl.envs.randomization import Randomization
+from defm_rl.envs.rendering import GEOM_GROUPS_SEEN
+from defm_rl.envs.robots import check_robot, load_robot
 from defm_rl.envs.terrains import (
     FINISH_X,
     GRID_SHAPE,
@@ -46,6 +49,11 @@ class LocomotionConfig:
 
     Attributes:
         level: "flat", "stairs", "gaps", "rungs", "stones" or "mixed" (one of the four in each episode).
+        robot: "quadruped", the path of an MJCF file, or `robot_descriptions:NAME`. For each leg of "FR", "FL", "RR" and "RL"
+            it must have bodies "FR_hip" (on the body "trunk", which moves freely), "FR_thigh" and "FR_calf", each on the one
+            before; joints "FR_hip_joint" (about x), "FR_thigh_joint" and "FR_calf_joint" (about y), the knee bent backwards
+            by negative angles; actuators "FR_hip", "FR_thigh" and "FR_calf", of which PD servos are made within their force
+            limits; and a geom "FR" on the calf, a sphere, the foot. MuJoCo Menagerie's Go1 has these names.
         difficulty: The range within 0 to 1 that each episode's difficulty is drawn from.
         observations: Which of "depth", "belly_depth", "state" and "privileged" to give; without the depth images nothing
             is rendered.
@@ -69,16 +77,18 @@ class LocomotionConfig:
         gait_period_s: Seconds of a cycle of the reference trot.
         swing_height_m: How high the reference trot lifts the feet.
         misstep_depth_m: A foot that sinks so far below the course's level has stepped into a hole, which ends the episode.
-        velocity_reward: For moving as commanded, per second.
+        velocity_reward: For moving as commanded, per second; nothing for standing, and the same taken away for going back.
         turn_reward: For turning as commanded, per second.
         bounce_penalty: For vertical velocity squared and a tenth of tilting rates squared, per second.
         action_penalty: For squared changes of the action, per second.
         power_penalty: For mechanical power, per joule.
         failure_penalty: For a fall, a misstep or leaving the course.
         success_reward: For the finish.
+        randomization: What else differs between episodes: a `Randomization`, a name, or a mapping from names to ranges.
     """
 
     level: str = "gaps"
+    robot: str = "quadruped"
     difficulty: tuple[float, float] = (0.0, 1.0)
     observations: tuple[str, ...] = ("depth", "belly_depth", "state")
     depth_size: tuple[int, int] = (48, 64)
@@ -101,20 +111,22 @@ class LocomotionConfig:
     swing_height_m: float = 0.08
     misstep_depth_m: float = 0.06
     velocity_reward: float = 1.0
-    turn_reward: float = 0.5
+    turn_reward: float = 0.3
     bounce_penalty: float = 0.5
     action_penalty: float = 0.25
     power_penalty: float = 0.001
     failure_penalty: float = 2.0
     success_reward: float = 2.0
+    randomization: Randomization = Randomization()
 
     def __post_init__(self) -> None:
         """Refuse values that make no sense.
 
         Raises:
-            ValueError: An unknown level, or a number out of range.
+            ValueError: An unknown level or randomization, or a number out of range.
         """
         get_level(self.level)
+        object.__setattr__(self, "randomization", Randomization.of(self.randomization))
         for name in ("max_depth_m", "control_step_s", "physics_step_s", "gait_period_s", "stiffness_nm_rad"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
@@ -140,9 +152,10 @@ class LocomotionVectorEnv(MujocoVectorEnv):
     a camera that looks ahead and down and of one that looks down; the robot itself is not seen. "state", float32 (47,),
     what the robot can measure: direction of gravity in the trunk's frame (3), angular velocity / 4 (3), joint angles less
     those of standing (12), joint velocities / 10 (12), last action (12), command (3), sine and cosine of the gait's phase
-    (2). "privileged", float32 (162,), what only a simulator knows: velocity in the trunk's frame (3), height of the trunk
+    (2). "privileged", float32 (166,), what only a simulator knows: velocity in the trunk's frame (3), height of the trunk
     above the ground, less that of standing, * 5 (1), foot contacts (4), heights of the feet above the ground * 5 (4), the
-    ground's heights / 0.2 m on a grid around and ahead of the robot (25 x 6, relative to the standing robot's feet).
+    ground's heights / 0.2 m on a grid around and ahead of the robot (25 x 6, relative to the standing robot's feet),
+    what randomization changed in friction, mass and motor strength (as shares) and the actions' latency * 10 (4).
 
     Action: offsets of the twelve joints' targets, each from -1 to 1.
 
@@ -181,15 +194,18 @@ class LocomotionVectorEnv(MujocoVectorEnv):
         super().__init__(
             model,
             num_envs,
-            vectors={"state": _box(47), "privileged": _box(12 + len(_SCAN_POINTS_M))},
+            vectors={"state": _box(47), "privileged": _box(16 + len(_SCAN_POINTS_M))},
             cameras={"depth": "front", "belly_depth": "belly"},
             action_space=spaces.Box(-1.0, 1.0, (12,), np.float32),
             fields=BOX_FIELDS,
+            robot_body="trunk",
+            control_step_s=self.config.control_step_s,
             depth_size=self.config.depth_size,
             observations=self.config.observations,
             renderer=self.config.renderer,
             threads=self.config.threads,
             max_episode_steps=_max_episode_steps(self.config),
+            randomization=self.config.randomization,
             autoreset_mode=autoreset_mode,
             layout_seeds=layout_seeds,
             render_mode=render_mode,
@@ -221,7 +237,7 @@ class LocomotionVectorEnv(MujocoVectorEnv):
         self._heights = np.zeros((num_envs, *GRID_SHAPE), np.float32)
         self._phase, self._speed, self._energy_j, self._difficulty = np.zeros((4, num_envs))
         self._command = np.zeros((num_envs, 3))
-        self._last_actions = np.zeros((num_envs, 12))
+        self._acting = np.zeros((num_envs, 12))  # what the servos do now: the last action, but for latency
         self._success, self._fall, self._misstep, self._off_course = np.zeros((4, num_envs), bool)
 
     def course(self, index: int) -> Course:
@@ -257,7 +273,7 @@ class LocomotionVectorEnv(MujocoVectorEnv):
             self._phase[i] = rng.uniform()
             yaw = rng.uniform(-0.1, 0.1)
             self._qpos[i, :7] = 0, rng.uniform(-0.1, 0.1), self._standing_height_m, np.cos(yaw / 2), 0, 0, np.sin(yaw / 2)
-        for values in (self._last_actions, self._energy_j):
+        for values in (self._acting, self._energy_j):
             values[ids] = 0
         for flags in (self._success, self._fall, self._misstep, self._off_course):
             flags[ids] = False
@@ -285,7 +301,7 @@ class LocomotionVectorEnv(MujocoVectorEnv):
         self._energy_j[ids] += energy_j
 
         rewards = self._rewards(ids, actions, energy_j)
-        self._last_actions[ids] = actions
+        self._acting[ids] = actions
         ended = self._judge(ids)
         rewards += config.success_reward * self._success[ids]
         rewards -= config.failure_penalty * (ended & ~self._success[ids])
@@ -298,12 +314,12 @@ class LocomotionVectorEnv(MujocoVectorEnv):
         velocity, angular = self._qvel[ids, :3], self._qvel[ids, 3:6]
         cos, sin = np.cos(yaw), np.sin(yaw)
         forward, left = velocity[:, 0] * cos + velocity[:, 1] * sin, velocity[:, 1] * cos - velocity[:, 0] * sin
-        velocity_error = (command[:, 0] - forward) ** 2 + (command[:, 1] - left) ** 2
+        velocity_error = np.hypot(command[:, 0] - forward, command[:, 1] - left) / np.hypot(command[:, 0], command[:, 1])
         turn_error = (command[:, 2] - angular[:, 2]) ** 2
-        per_second = config.velocity_reward * np.exp(-velocity_error / 0.1)
+        per_second = config.velocity_reward * np.clip(1 - velocity_error, -1, 1)
         per_second += config.turn_reward * np.exp(-turn_error / 0.25)
         per_second -= config.bounce_penalty * (velocity[:, 2] ** 2 + 0.1 * (angular[:, :2] ** 2).sum(axis=1))
-        per_second -= config.action_penalty * ((actions - self._last_actions[ids]) ** 2).sum(axis=1)
+        per_second -= config.action_penalty * ((actions - self._acting[ids]) ** 2).sum(axis=1)
         rewards: Floats = config.control_step_s * per_second - config.power_penalty * energy_j
         return rewards
 
@@ -369,11 +385,14 @@ class LocomotionVectorEnv(MujocoVectorEnv):
             (self._sensordata[ids[:, None], self._contacts[:4]] > 0).astype(np.float64),
             np.clip(5 * (feet[..., 2] - self._foot_radius_m - heights[:, 1:5]), -2, 2),
             np.clip((heights[:, 5:] - standing) / _SCAN_RANGE_M, -1, 1),
+            *[self.randomized[name][ids, None] - 1 for name in ("friction_scale", "mass_scale", "motor_strength_scale")],
+            10 * self.randomized["action_latency_s"][ids, None],
         ]
 
     def _results(self, ids: Ids) -> dict[str, NDArray[Any]]:
         way_m, energy_j, success = self._qpos[ids, 0], self._energy_j[ids], self._success[ids]
         fall, misstep = self._fall[ids], self._misstep[ids]
+        weight_n = self._weight_n * self.randomized["mass_scale"][ids]
         modes = {"fall": fall, "misstep": misstep, "off_course": self._off_course[ids]}
         return {
             "success": success,
@@ -381,7 +400,7 @@ class LocomotionVectorEnv(MujocoVectorEnv):
             "falls": (fall | misstep).astype(np.int64),
             "share_traversed": np.clip(way_m / FINISH_X, 0, 1),
             "energy_j": energy_j,
-            "cost_of_transport": energy_j / (self._weight_n * np.maximum(way_m, 0.1)),
+            "cost_of_transport": energy_j / (weight_n * np.maximum(way_m, 0.1)),
             "speed_m_s": way_m / (self._elapsed[ids] * self.config.control_step_s),
             "difficulty": self._difficulty[ids],
         }
@@ -436,7 +455,10 @@ def _max_episode_steps(config: LocomotionConfig) -> int:
 
 def _build_model(config: LocomotionConfig, level: Level) -> Any:
     """The robot at the start of a course, with as many boxes as the level has, to be placed at every reset."""
-    spec = mujoco.MjSpec.from_file(str(Path(__file__).with_name("quadruped.xml")))
+    spec = load_robot(config.robot)
+    _check_quadruped(spec, config.robot)
+    for geom in spec.geoms:
+        geom.group = max(geom.group, GEOM_GROUPS_SEEN.index(0))
     spec.memory = 2**20
     spec.option.timestep = config.physics_step_s
     spec.option.integrator = mujoco.mjtIntegrator.mjINT_IMPLICITFAST
@@ -452,10 +474,23 @@ def _build_model(config: LocomotionConfig, level: Level) -> Any:
         spec.add_sensor(name=f"contact_{name}", type=sensor, objtype=kind, objname=name, intprm=[1, 0, 1])  # found, any, 1
     # The third size of a plane is the grid it is drawn with: coarse is five times faster than fine.
     plane = mujoco.mjtGeom.mjGEOM_PLANE
-    spec.worldbody.add_geom(name="pit", type=plane, size=[20, 20, 20], pos=[0, 0, -PIT_M], rgba=[0.3, 0.3, 0.32, 1])
+    spec.worldbody.add_geom(name="pit", type=plane, size=[20, 20, 20], pos=[0, 0, -PIT_M], group=0, contype=1, conaffinity=1)
     for k in range(level.num_boxes):
         add_box(spec, f"box{k}", (0, 0, 0), (0.1, 0.1, 0.1), (0.6, 0.62, 0.66, 1) if k % 2 else (0.5, 0.55, 0.6, 1))
     return spec.compile()
+
+
+def _check_quadruped(spec: Any, robot: str) -> None:
+    bodies = ("trunk", *(f"{leg}_{link}" for leg in LEGS for link in LINKS))
+    check_robot(spec, robot, bodies=bodies, joints=JOINT_NAMES, geoms=LEGS, actuators=ACTUATOR_NAMES)
+    for leg in LEGS:
+        for above, below in pairwise(("trunk", *(f"{leg}_{link}" for link in LINKS))):
+            if spec.body(below).parent.name != above:
+                raise ValueError(f"robot {robot!r}: body {below!r} must be on {above!r}")
+        if spec.geom(leg).type != mujoco.mjtGeom.mjGEOM_SPHERE or spec.geom(leg).parent.name != f"{leg}_calf":
+            raise ValueError(f"robot {robot!r}: geom {leg!r} must be a sphere on body '{leg}_calf'")
+    if [joint.type for joint in spec.body("trunk").joints] != [mujoco.mjtJoint.mjJNT_FREE]:
+        raise ValueError(f"robot {robot!r}: body 'trunk' must have one joint, a free one")
 
 
 def _servo_joints(spec: Any, config: LocomotionConfig) -> None:
