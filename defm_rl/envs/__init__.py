@@ -5,7 +5,14 @@ import gymnasium
 from defm_rl.envs.locomotion import LocomotionConfig, LocomotionEnv, LocomotionVectorEnv
 from defm_rl.envs.navigation import NavigationConfig, NavigationEnv, NavigationVectorEnv
 
-__all__ = ["LocomotionConfig", "LocomotionEnv", "LocomotionVectorEnv", "NavigationConfig", "NavigationEnv", "NavigationVectorEnv"]
+__all__ = [
+    "LocomotionConfig",
+    "LocomotionEnv",
+    "LocomotionVectorEnv",
+    "NavigationConfig",
+    "NavigationEnv",
+    "NavigationVectorEnv",
+]
 
 gymnasium.register(
     "defm_rl/Navigation-v0",

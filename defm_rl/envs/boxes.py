@@ -24,7 +24,13 @@ def add_box(spec: Any, name: str, center: Sequence[float], half: Sequence[float]
     # A body for each, so that a box can be moved and turned without touching a bounding volume shared with others. The
     # inertia is there only to keep the inertial frame, in which the body's own volume is held, equal to the body's.
     body = spec.worldbody.add_body(
-        name=name, pos=list(center), explicitinertial=True, mass=1, ipos=[0, 0, 0], iquat=[1, 0, 0, 0], inertia=[1, 1, 1]
+        name=name,
+        pos=list(center),
+        explicitinertial=True,
+        mass=1,
+        ipos=[0, 0, 0],
+        iquat=[1, 0, 0, 0],
+        inertia=[1, 1, 1],
     )
     # Nothing is left to defaults, which may be a robot's own.
     box = mujoco.mjtGeom.mjGEOM_BOX

@@ -93,8 +93,8 @@ class LocomotionConfig:
     observations: tuple[str, ...] = ("depth", "belly_depth", "state")
     depth_size: tuple[int, int] = (48, 64)
     camera_position_m: tuple[float, float, float] = (0.2785, 0.0, 0.0167)
-    camera_pitch_deg: float = 52.0
-    camera_fov_deg: float = 86.0
+    camera_pitch_deg: float = 60.0
+    camera_fov_deg: float = 94.0
     belly_position_m: tuple[float, float, float] = (-0.0825, 0.0, -0.0437)
     belly_fov_deg: float = 110.0
     max_depth_m: float = 4.0
@@ -238,6 +238,7 @@ class LocomotionVectorEnv(MujocoVectorEnv):
         self._phase, self._speed, self._energy_j, self._difficulty = np.zeros((4, num_envs))
         self._command = np.zeros((num_envs, 3))
         self._acting = np.zeros((num_envs, 12))  # what the servos do now: the last action, but for latency
+        self._touching = np.zeros((num_envs, 5), bool)  # four feet and the trunk
         self._success, self._fall, self._misstep, self._off_course = np.zeros((4, num_envs), bool)
 
     def course(self, index: int) -> Course:
@@ -272,10 +273,18 @@ class LocomotionVectorEnv(MujocoVectorEnv):
             self._speed[i] = rng.uniform(*self.config.speed_m_s)
             self._phase[i] = rng.uniform()
             yaw = rng.uniform(-0.1, 0.1)
-            self._qpos[i, :7] = 0, rng.uniform(-0.1, 0.1), self._standing_height_m, np.cos(yaw / 2), 0, 0, np.sin(yaw / 2)
+            self._qpos[i, :7] = (
+                0,
+                rng.uniform(-0.1, 0.1),
+                self._standing_height_m,
+                np.cos(yaw / 2),
+                0,
+                0,
+                np.sin(yaw / 2),
+            )
         for values in (self._acting, self._energy_j):
             values[ids] = 0
-        for flags in (self._success, self._fall, self._misstep, self._off_course):
+        for flags in (self._touching, self._success, self._fall, self._misstep, self._off_course):
             flags[ids] = False
         self._steer(ids)
         angles = self._trot.angles(self._phase[ids], self._command[ids]).reshape(-1, 12)
@@ -297,6 +306,7 @@ class LocomotionVectorEnv(MujocoVectorEnv):
         self._ctrl[ids[:, None], self._actuators] = targets
         record = self._batch.rollout(self._substeps, record=("actuator_force", "qvel"), ids=ids)
         power_w = np.abs(record["actuator_force"][..., self._actuators] * record["qvel"][..., self._joint_dofs])
+        self._touching[ids] = self._sensordata[ids[:, None], self._contacts] > 0
         energy_j = power_w.sum(axis=(1, 2)) * config.physics_step_s
         self._energy_j[ids] += energy_j
 
@@ -314,7 +324,9 @@ class LocomotionVectorEnv(MujocoVectorEnv):
         velocity, angular = self._qvel[ids, :3], self._qvel[ids, 3:6]
         cos, sin = np.cos(yaw), np.sin(yaw)
         forward, left = velocity[:, 0] * cos + velocity[:, 1] * sin, velocity[:, 1] * cos - velocity[:, 0] * sin
-        velocity_error = np.hypot(command[:, 0] - forward, command[:, 1] - left) / np.hypot(command[:, 0], command[:, 1])
+        velocity_error = np.hypot(command[:, 0] - forward, command[:, 1] - left) / np.hypot(
+            command[:, 0], command[:, 1]
+        )
         turn_error = (command[:, 2] - angular[:, 2]) ** 2
         per_second = config.velocity_reward * np.clip(1 - velocity_error, -1, 1)
         per_second += config.turn_reward * np.exp(-turn_error / 0.25)
@@ -327,7 +339,7 @@ class LocomotionVectorEnv(MujocoVectorEnv):
         """Note who has arrived or failed; return whose episodes end."""
         position = self._qpos[ids, :3]
         tilted = self._rotation(ids)[:, 2, 2] < 0.5
-        self._fall[ids] = tilted | (self._sensordata[ids, self._contacts[4]] > 0)
+        self._fall[ids] = tilted | self._touching[ids, 4]
         lowest = self._feet(ids)[..., 2].min(axis=1) - self._foot_radius_m
         self._misstep[ids] = lowest < -self.config.misstep_depth_m
         self._off_course[ids] = (np.abs(position[:, 1]) > _HALF_LANE_M) | (position[:, 0] < START_X / 2)
@@ -382,10 +394,13 @@ class LocomotionVectorEnv(MujocoVectorEnv):
         return [
             np.einsum("nji,nj->ni", self._rotation(ids), self._qvel[ids, :3]),
             np.clip(5 * (standing - heights[:, :1]), -2, 2),
-            (self._sensordata[ids[:, None], self._contacts[:4]] > 0).astype(np.float64),
+            self._touching[ids, :4].astype(np.float64),
             np.clip(5 * (feet[..., 2] - self._foot_radius_m - heights[:, 1:5]), -2, 2),
             np.clip((heights[:, 5:] - standing) / _SCAN_RANGE_M, -1, 1),
-            *[self.randomized[name][ids, None] - 1 for name in ("friction_scale", "mass_scale", "motor_strength_scale")],
+            *[
+                self.randomized[name][ids, None] - 1
+                for name in ("friction_scale", "mass_scale", "motor_strength_scale")
+            ],
             10 * self.randomized["action_latency_s"][ids, None],
         ]
 
@@ -471,10 +486,14 @@ def _build_model(config: LocomotionConfig, level: Level) -> Any:
     _add_cameras(spec, config)
     for name, kind in (*[(leg, mujoco.mjtObj.mjOBJ_GEOM) for leg in LEGS], ("trunk", mujoco.mjtObj.mjOBJ_BODY)):
         sensor = mujoco.mjtSensor.mjSENS_CONTACT
-        spec.add_sensor(name=f"contact_{name}", type=sensor, objtype=kind, objname=name, intprm=[1, 0, 1])  # found, any, 1
+        spec.add_sensor(
+            name=f"contact_{name}", type=sensor, objtype=kind, objname=name, intprm=[1, 0, 1]
+        )  # found, any, 1
     # The third size of a plane is the grid it is drawn with: coarse is five times faster than fine.
     plane = mujoco.mjtGeom.mjGEOM_PLANE
-    spec.worldbody.add_geom(name="pit", type=plane, size=[20, 20, 20], pos=[0, 0, -PIT_M], group=0, contype=1, conaffinity=1)
+    spec.worldbody.add_geom(
+        name="pit", type=plane, size=[20, 20, 20], pos=[0, 0, -PIT_M], group=0, contype=1, conaffinity=1
+    )
     for k in range(level.num_boxes):
         add_box(spec, f"box{k}", (0, 0, 0), (0.1, 0.1, 0.1), (0.6, 0.62, 0.66, 1) if k % 2 else (0.5, 0.55, 0.6, 1))
     return spec.compile()

@@ -161,7 +161,14 @@ def draw_course(level: Level, difficulty: tuple[float, float], rng: np.random.Ge
     boxes[:, 2] = -2 * PIT_M  # out of sight, below the ground of the pit
     boxes[:, 3:6] = 0.1
     boxes[: len(blocks), :6] = np.transpose(
-        [(x_min + x_max) / 2, (y_min + y_max) / 2, top - height / 2, (x_max - x_min) / 2, (y_max - y_min) / 2, height / 2]
+        [
+            (x_min + x_max) / 2,
+            (y_min + y_max) / 2,
+            top - height / 2,
+            (x_max - x_min) / 2,
+            (y_max - y_min) / 2,
+            height / 2,
+        ]
     )
     return Course(obstacles, float(drawn_difficulty), boxes, _heights(blocks))
 
