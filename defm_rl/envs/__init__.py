@@ -4,14 +4,17 @@ import gymnasium
 
 from defm_rl.envs.locomotion import LocomotionConfig, LocomotionEnv, LocomotionVectorEnv
 from defm_rl.envs.navigation import NavigationConfig, NavigationEnv, NavigationVectorEnv
+from defm_rl.envs.randomization import RANDOMIZATIONS, Randomization
 
 __all__ = [
+    "RANDOMIZATIONS",
     "LocomotionConfig",
     "LocomotionEnv",
     "LocomotionVectorEnv",
     "NavigationConfig",
     "NavigationEnv",
     "NavigationVectorEnv",
+    "Randomization",
 ]
 
 gymnasium.register(

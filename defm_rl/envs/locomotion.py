@@ -1,8 +1,8 @@
-"""Legged locomotion: a quadruped follows velocity commands over stairs, gaps, rungs and stepping stones that it sees."""
+"""Legged locomotion: a quadruped follows velocity commands over stairs, gaps, rungs and stones that it sees."""
 
 import dataclasses
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
@@ -49,25 +49,27 @@ class LocomotionConfig:
 
     Attributes:
         level: "flat", "stairs", "gaps", "rungs", "stones" or "mixed" (one of the four in each episode).
-        robot: "quadruped", the path of an MJCF file, or `robot_descriptions:NAME`. For each leg of "FR", "FL", "RR" and "RL"
-            it must have bodies "FR_hip" (on the body "trunk", which moves freely), "FR_thigh" and "FR_calf", each on the one
-            before; joints "FR_hip_joint" (about x), "FR_thigh_joint" and "FR_calf_joint" (about y), the knee bent backwards
-            by negative angles; actuators "FR_hip", "FR_thigh" and "FR_calf", of which PD servos are made within their force
-            limits; and a geom "FR" on the calf, a sphere, the foot. MuJoCo Menagerie's Go1 has these names.
+        robot: "quadruped", the path of an MJCF file, or `robot_descriptions:NAME`. For each leg of "FR", "FL", "RR"
+            and "RL" it must have bodies "FR_hip" (on the body "trunk", which moves freely), "FR_thigh" and "FR_calf",
+            each on the one before; joints "FR_hip_joint" (about x), "FR_thigh_joint" and "FR_calf_joint" (about y),
+            the knee bent backwards by negative angles; actuators "FR_hip", "FR_thigh" and "FR_calf", of which PD
+            servos are made within their force limits; and a geom "FR" on the calf, a sphere, the foot. MuJoCo
+            Menagerie's Go1 has these names.
         difficulty: The range within 0 to 1 that each episode's difficulty is drawn from.
-        observations: Which of "depth", "belly_depth", "state" and "privileged" to give; without the depth images nothing
-            is rendered.
+        observations: Which of "depth", "belly_depth", "state" and "privileged" to give; without the depth images
+            nothing is rendered.
         depth_size: Height and width of the depth images in pixels.
         camera_position_m: Where the forward camera sits in the trunk's frame; the default is the Go1's face camera.
         camera_pitch_deg: How far the forward camera looks down.
-        camera_fov_deg: The forward camera's vertical field of view. The default sees from the front feet to 1.5 m ahead.
+        camera_fov_deg: The forward camera's vertical field of view. The default sees from the front feet to 1.5 m
+            ahead.
         belly_position_m: Where the camera that looks straight down sits; the default is the Go1's rear belly camera.
         belly_fov_deg: The belly camera's field of view along the trunk.
         max_depth_m: How far cameras see, in metres; beyond are holes.
         renderer: "auto", "egl" or "rays".
         threads: Threads for physics and rendering; None for one per CPU.
-        max_episode_steps: Control steps before an episode is cut off; None for half as long again as the slowest command
-            takes.
+        max_episode_steps: Control steps before an episode is cut off; None for half as long again as the slowest
+            command takes.
         control_step_s: Seconds between two actions.
         physics_step_s: Seconds of a step of the physics.
         speed_m_s: The range that each episode's forward speed command is drawn from.
@@ -76,15 +78,18 @@ class LocomotionConfig:
         action_scale_rad: Joint offset that action 1 commands, of abduction, thigh and calf.
         gait_period_s: Seconds of a cycle of the reference trot.
         swing_height_m: How high the reference trot lifts the feet.
-        misstep_depth_m: A foot that sinks so far below the course's level has stepped into a hole, which ends the episode.
-        velocity_reward: For moving as commanded, per second; nothing for standing, and the same taken away for going back.
+        misstep_depth_m: A foot that sinks so far below the course's level has stepped into a hole, which ends the
+            episode.
+        velocity_reward: For moving as commanded, per second; nothing for standing, and the same taken away for going
+            back.
         turn_reward: For turning as commanded, per second.
         bounce_penalty: For vertical velocity squared and a tenth of tilting rates squared, per second.
         action_penalty: For squared changes of the action, per second.
         power_penalty: For mechanical power, per joule.
         failure_penalty: For a fall, a misstep or leaving the course.
         success_reward: For the finish.
-        randomization: What else differs between episodes: a `Randomization`, a name, or a mapping from names to ranges.
+        randomization: What else differs between episodes: a `Randomization`, a name, or a mapping from names to
+            ranges.
     """
 
     level: str = "gaps"
@@ -117,7 +122,7 @@ class LocomotionConfig:
     power_penalty: float = 0.001
     failure_penalty: float = 2.0
     success_reward: float = 2.0
-    randomization: Randomization = Randomization()
+    randomization: Randomization = field(default_factory=Randomization)
 
     def __post_init__(self) -> None:
         """Refuse values that make no sense.
@@ -144,26 +149,27 @@ class LocomotionConfig:
 class LocomotionVectorEnv(MujocoVectorEnv):
     """A quadruped walks to the end of a course, by velocity commands. New obstacles every episode.
 
-    The policy modulates a trot: joint targets are a reference gait, which knows the command but not the ground, plus the
-    action. Commands hold the robot to the middle of the course, as a navigation layer would: the forward speed is drawn
-    for each episode, sideways velocity and turn rate lead back to the line.
+    The policy modulates a trot: joint targets are a reference gait, which knows the command but not the ground, plus
+    the action. Commands hold the robot to the middle of the course, as a navigation layer would: the forward speed is
+    drawn for each episode, sideways velocity and turn rate lead back to the line.
 
-    Observation (a dict): "depth" and "belly_depth", float32 (1, height, width), planar metres, 0 where nothing is hit, of
-    a camera that looks ahead and down and of one that looks down; the robot itself is not seen. "state", float32 (47,),
-    what the robot can measure: direction of gravity in the trunk's frame (3), angular velocity / 4 (3), joint angles less
-    those of standing (12), joint velocities / 10 (12), last action (12), command (3), sine and cosine of the gait's phase
-    (2). "privileged", float32 (166,), what only a simulator knows: velocity in the trunk's frame (3), height of the trunk
-    above the ground, less that of standing, * 5 (1), foot contacts (4), heights of the feet above the ground * 5 (4), the
-    ground's heights / 0.2 m on a grid around and ahead of the robot (25 x 6, relative to the standing robot's feet),
-    what randomization changed in friction, mass and motor strength (as shares) and the actions' latency * 10 (4).
+    Observation (a dict): "depth" and "belly_depth", float32 (1, height, width), planar metres, 0 where nothing is
+    hit, of a camera that looks ahead and down and of one that looks down; the robot itself is not seen. "state",
+    float32 (47,), what the robot can measure: direction of gravity in the trunk's frame (3), angular velocity / 4
+    (3), joint angles less those of standing (12), joint velocities / 10 (12), last action (12), command (3), sine and
+    cosine of the gait's phase (2). "privileged", float32 (166,), what only a simulator knows: velocity in the trunk's
+    frame (3), height of the trunk above the ground, less that of standing, * 5 (1), foot contacts (4), heights of the
+    feet above the ground * 5 (4), the ground's heights / 0.2 m on a grid around and ahead of the robot (25 x 6,
+    relative to the standing robot's feet), what randomization changed in friction, mass and motor strength (as
+    shares) and the actions' latency * 10 (4).
 
     Action: offsets of the twelve joints' targets, each from -1 to 1.
 
-    Reward: for moving and turning as commanded; less for bouncing, jerky actions and power; a penalty for a failure and a
-    prize for the finish, both of which end the episode. At the end info reports `success`, `failure` ("", "fall",
-    "misstep": a foot in a hole, "off_course" or "timeout"), `falls` (1 after a fall or a misstep), `share_traversed` (of
-    the way from start to finish), `energy_j` (mechanical work, positive or negative, of the joints),
-    `cost_of_transport` (energy per weight and way), `speed_m_s`, `difficulty`, `steps` and `layout_seed`.
+    Reward: for moving and turning as commanded; less for bouncing, jerky actions and power; a penalty for a failure
+    and a prize for the finish, both of which end the episode. At the end info reports `success`, `failure` ("",
+    "fall", "misstep": a foot in a hole, "off_course" or "timeout"), `falls` (1 after a fall or a misstep),
+    `share_traversed` (of the way from start to finish), `energy_j` (mechanical work, positive or negative, of the
+    joints), `cost_of_transport` (energy per weight and way), `speed_m_s`, `difficulty`, `steps` and `layout_seed`.
 
     Args:
         num_envs: Number of robots, each on a course of its own.
@@ -451,7 +457,7 @@ class LocomotionEnv(MujocoEnv):
 
 
 def _configure(config: LocomotionConfig | None, settings: dict[str, Any]) -> LocomotionConfig:
-    names = [field.name for field in dataclasses.fields(LocomotionConfig)]
+    names = [setting.name for setting in dataclasses.fields(LocomotionConfig)]
     for name in settings:
         if name not in names:
             raise TypeError(f"unknown setting {name!r}{hint(name, names)}")

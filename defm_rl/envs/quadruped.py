@@ -37,7 +37,7 @@ class Legs:
 
     @classmethod
     def of_model(cls, model: Any) -> "Legs":
-        """Read the lengths from a MuJoCo model's bodies (`FR_hip`, `FR_thigh`, `FR_calf`, ...) and foot geoms (`FR`)."""
+        """Read the lengths from a MuJoCo model's bodies (`FR_hip`, `FR_thigh`, `FR_calf`, ...) and geoms (`FR`)."""
         thighs = np.array([model.body(f"{leg}_thigh").pos for leg in LEGS])
         return cls(
             hips=np.array([model.body(f"{leg}_hip").pos for leg in LEGS]),

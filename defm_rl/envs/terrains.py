@@ -152,10 +152,9 @@ def draw_course(level: Level, difficulty: tuple[float, float], rng: np.random.Ge
     """
     obstacles = str(rng.choice(list(level.obstacles)))
     drawn_difficulty = rng.uniform(*difficulty)
-    blocks = level.obstacles[obstacles](rng, drawn_difficulty)
     start, end = _across(START_X, OBSTACLES_X[0]), _across(OBSTACLES_X[1], END_X)
-    blocks = np.array([start, *blocks, end])
-    x_min, x_max, y_min, y_max, top = blocks.T
+    blocks = [start, *level.obstacles[obstacles](rng, drawn_difficulty), end]
+    x_min, x_max, y_min, y_max, top = np.transpose(blocks)
     height = top + PIT_M
     boxes = np.zeros((level.num_boxes, 7))
     boxes[:, 2] = -2 * PIT_M  # out of sight, below the ground of the pit
@@ -173,10 +172,11 @@ def draw_course(level: Level, difficulty: tuple[float, float], rng: np.random.Ge
     return Course(obstacles, float(drawn_difficulty), boxes, _heights(blocks))
 
 
-def _heights(blocks: Floats) -> NDArray[np.float32]:
+def _heights(blocks: Blocks) -> NDArray[np.float32]:
     heights = np.full(GRID_SHAPE, -PIT_M, np.float32)
-    edges = np.round((blocks[:, :4] - [START_X, START_X, -HALF_WIDTH_M, -HALF_WIDTH_M]) / _CELL_M).astype(int)
-    for (x_min, x_max, y_min, y_max), top in zip(edges, blocks[:, 4], strict=True):
+    corner = np.array([START_X, START_X, -HALF_WIDTH_M, -HALF_WIDTH_M])
+    for *edges, top in blocks:
+        x_min, x_max, y_min, y_max = np.round((edges - corner) / _CELL_M).astype(int)
         heights[x_min:x_max, y_min:y_max] = top
     return heights
 
