@@ -335,7 +335,7 @@ def test_hydras_lists_are_welcome(make):
         ({"render_mode": "human"}, ValueError, "render_mode must be"),
         ({"max_depth_m": -1.0}, ValueError, "max_depth_m must be positive"),
         ({"layout_seeds": [-1]}, ValueError, "must not be negative"),
-        ({"randomization": {"mass": (1, 2)}}, ValueError, "unknown randomization 'mass'"),
+        ({"randomization": {"mas_scale": (1, 2)}}, ValueError, "did you mean 'mass_scale'"),
         ({"robot": "rovr"}, ValueError, "did you mean 'rover'"),
     ],
 )
