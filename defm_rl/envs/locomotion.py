@@ -116,7 +116,7 @@ class LocomotionConfig:
     swing_height_m: float = 0.08
     misstep_depth_m: float = 0.06
     velocity_reward: float = 1.0
-    turn_reward: float = 0.3
+    turn_reward: float = 0.5
     bounce_penalty: float = 0.5
     action_penalty: float = 0.25
     power_penalty: float = 0.001
@@ -302,7 +302,7 @@ class LocomotionVectorEnv(MujocoVectorEnv):
         yaw, y = self._yaw(ids), self._qpos[ids, 1]
         self._command[ids, 0] = self._speed[ids]
         self._command[ids, 1] = np.clip(-y, -0.15, 0.15)
-        self._command[ids, 2] = np.clip(-1.5 * yaw, -0.5, 0.5)
+        self._command[ids, 2] = np.clip(2 * (np.clip(-1.5 * y, -0.4, 0.4) - yaw), -0.5, 0.5)
 
     def _advance(self, ids: Ids, actions: Floats) -> tuple[Floats, NDArray[np.bool_]]:
         config = self.config

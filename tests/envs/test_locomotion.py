@@ -299,7 +299,7 @@ def test_commands_lead_back_to_the_line(make):
     env._steer(np.arange(2))
     sideways, turn = env._vector("state", np.arange(2))[:, 43:45].T
     np.testing.assert_allclose(sideways, [-0.1, 0.1], rtol=1e-6)
-    np.testing.assert_allclose(turn, [-0.3, 0.3], rtol=1e-6)
+    np.testing.assert_allclose(turn, [-0.5, 0.5], rtol=1e-6)
 
 
 def test_the_privileged_scan_shows_holes_and_steps_where_they_are(make):
