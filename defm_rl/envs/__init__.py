@@ -3,8 +3,9 @@
 import gymnasium
 
 from defm_rl.envs.navigation import NavigationConfig, NavigationEnv, NavigationVectorEnv
+from defm_rl.envs.randomization import RANDOMIZATIONS, Randomization
 
-__all__ = ["NavigationConfig", "NavigationEnv", "NavigationVectorEnv"]
+__all__ = ["RANDOMIZATIONS", "NavigationConfig", "NavigationEnv", "NavigationVectorEnv", "Randomization"]
 
 gymnasium.register(
     "defm_rl/Navigation-v0",
