@@ -32,7 +32,7 @@ from defm_rl.experiments.episodes import WatchEpisodes
 from defm_rl.experiments.progress import Curves, Progress
 from defm_rl.experiments.provenance import provenance
 from defm_rl.experiments.runs import Run, to_config, verify_encoder, write_json
-from defm_rl.experiments.trainers import Trainer, make_trainer
+from defm_rl.experiments.trainers import Trainer, make_trainer, training_keys
 
 _logger = logging.getLogger(__name__)
 
@@ -60,8 +60,8 @@ def train(config: Config, run: Run) -> dict[str, Any]:
         config.encoder.weights = former["encoder"]["weights"]
     with refused_settings():
         encoder = environments.settle_weights(config.encoder, config.env.depth_size)
-        observations = environments.policy_keys(config.encoder, config.algo)
-        env = environments.make_vec_env(config.env, observations, seed=config.seed)
+        checkpoint, steps = (run.checkpoint, former["steps"]) if former else (None, 0)
+        env = environments.make_vec_env(config.env, training_keys(config, checkpoint), seed=config.seed)
     if former is not None:
         verify_encoder(former, encoder)
     if config.encoder.kind != "cnn" and not config.encoder.trainable:
@@ -71,7 +71,6 @@ def train(config: Config, run: Run) -> dict[str, Any]:
     try:
         with refused_settings():
             watched = WatchEpisodes(environments.encode_once(env, config.encoder, encoder))
-            checkpoint, steps = (run.checkpoint, former["steps"]) if former else (None, 0)
             trainer = make_trainer(config, watched, checkpoint, steps)
         if steps == 0 or steps < config.algo.total_steps:
             _learn(config, run, trainer, watched, encoder, former)
