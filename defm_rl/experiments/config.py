@@ -16,7 +16,7 @@ from hydra.errors import HydraException
 from omegaconf import MISSING, DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from defm_rl.envs import NavigationConfig
+from defm_rl.envs import LocomotionConfig, NavigationConfig
 from defm_rl.encoders.weights import InvalidWeightsError, WeightsNotFoundError, WeightsUnavailableError
 
 CONF_MODULE = "defm_rl.experiments.conf"
@@ -68,6 +68,7 @@ def _settings(task: type) -> list[tuple[str, Any, Any]]:
 
 
 NavigationEnvConfig = env_config(NavigationConfig)
+LocomotionEnvConfig = env_config(LocomotionConfig)
 
 
 @dataclass
@@ -146,6 +147,7 @@ class RslRlConfig(AlgoConfig):
     num_learning_epochs: int = 5
     max_grad_norm: float = 1.0
     init_std: float = 0.5  # of the actions that are tried out
+    initial_output_scale: float = 1.0  # of the weights that make actions: small ones begin with actions near 0
     rnn_type: str | None = None  # lstm or gru: a policy with a memory
     rnn_hidden_dim: int = 128
     rnn_num_layers: int = 1
@@ -215,7 +217,7 @@ class Config:
 
 
 _SCHEMAS: dict[str, tuple[type, ...]] = {
-    "env": (NavigationEnvConfig,),
+    "env": (NavigationEnvConfig, LocomotionEnvConfig),
     "encoder": (EncoderConfig,),
     "algo": (PPOConfig, SACConfig, RslPPOConfig, DistillationConfig),
     "logger": (LoggerConfig,),

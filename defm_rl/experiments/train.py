@@ -87,6 +87,7 @@ def train(config: Config, run: Run) -> dict[str, Any]:
         "made_by": {
             "experiment": config.experiment,
             "encoder": run.state()["encoder"],
+            **trainer.origin,
             "sensor": config.env.sensor,
             "seed": config.seed,
             **provenance(),
@@ -112,7 +113,8 @@ def _learn(
     """Trains to the configured number of steps; leaves a checkpoint whatever happens."""
 
     def save() -> None:
-        state = {"steps": trainer.steps, "seconds": progress.seconds, "encoder": _describe(config, encoder)}
+        made_by = {"encoder": _describe(config, encoder), **trainer.origin}
+        state = {"steps": trainer.steps, "seconds": progress.seconds, **made_by}
         run.save_checkpoint(trainer.save, state)
 
     curves = Curves(run.folder / "tensorboard", _start_wandb(config, run))

@@ -52,6 +52,7 @@ class DefmModel(MLPModel):  # type: ignore[misc]  # RSL-RL is not typed
         rnn_type: "lstm" or "gru" for a recurrent model.
         rnn_hidden_dim: Size of its state.
         rnn_num_layers: Its layers.
+        initial_output_scale: Factor on the last layer's initial weights: small ones begin with outputs near 0.
         cnns: The actor's encoding, as RSL-RL passes it to the critic with `share_cnn_encoders`.
 
     Raises:
@@ -78,6 +79,7 @@ class DefmModel(MLPModel):  # type: ignore[misc]  # RSL-RL is not typed
         rnn_type: str | None = None,
         rnn_hidden_dim: int = 256,
         rnn_num_layers: int = 1,
+        initial_output_scale: float = 1.0,
         cnns: "DepthEncoding | None" = None,
     ) -> None:
         active = list(obs_groups[obs_set])
@@ -119,6 +121,9 @@ class DefmModel(MLPModel):  # type: ignore[misc]  # RSL-RL is not typed
             dim = self._encoding.dims[group]
             layers = (nn.LayerNorm(dim),) if feature_normalization else ()
             self.projections[group] = nn.Sequential(*layers, nn.Linear(dim, latent_dim), nn.Tanh())
+        with torch.no_grad():
+            for parameter in self.mlp[-1].parameters():
+                parameter.mul_(initial_output_scale)
         self.rnn = RNN(self._input_dim, rnn_hidden_dim, rnn_num_layers, rnn_type) if rnn_type is not None else None
 
     @property

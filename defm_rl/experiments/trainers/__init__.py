@@ -23,6 +23,10 @@ class Trainer(Protocol):
     def policy(self) -> Policy:
         """The policy as it is now, acting without exploring."""
 
+    @property
+    def origin(self) -> dict[str, Any]:
+        """What the policy was made from besides its configuration, such as a teacher."""
+
     def learn(self, total_steps: int, progress: Progress) -> None:
         """Trains up to so many steps, or until `progress` says that time is up."""
 

@@ -123,6 +123,11 @@ class RslRlTrainer:
         """The policy as it is now."""
         return RslRlPolicy(self.runner.alg.get_policy(), policy_keys(self.config.encoder, self.algo))
 
+    @property
+    def origin(self) -> dict[str, Any]:
+        """The teacher of a student."""
+        return {} if self.teacher is None else {"teacher": {"run": self.teacher.run, "sha256": self.teacher.sha256}}
+
     def learn(self, total_steps: int, progress: Progress) -> None:
         """Trains up to so many steps."""
         watched = _Watched(self, progress)
@@ -224,7 +229,8 @@ def actor_settings(config: Config) -> dict[str, Any]:
     """The settings of the model that acts: `_model_settings`, and how it explores."""
     assert isinstance(config.algo, RslRlConfig)
     noise = {"class_name": "GaussianDistribution", "init_std": config.algo.init_std, "std_type": "log"}
-    return {**_model_settings(config), "distribution_cfg": noise}
+    scale = config.algo.initial_output_scale
+    return {**_model_settings(config), "distribution_cfg": noise, "initial_output_scale": scale}
 
 
 def _model_settings(config: Config) -> dict[str, Any]:

@@ -63,6 +63,11 @@ class SB3Trainer:
         """The policy as it is now."""
         return SB3Policy(self.model, self.model.get_vec_normalize_env())
 
+    @property
+    def origin(self) -> dict[str, Any]:
+        """Nothing else."""
+        return {}
+
     def learn(self, total_steps: int, progress: Progress) -> None:
         """Trains up to so many steps."""
         self.model.set_logger(Logger(None, [_ToCurves(progress.curves)]))
