@@ -116,7 +116,7 @@ class LocomotionConfig:
     swing_height_m: float = 0.08
     misstep_depth_m: float = 0.06
     velocity_reward: float = 1.0
-    turn_reward: float = 0.3
+    turn_reward: float = 0.5
     bounce_penalty: float = 0.5
     action_penalty: float = 0.25
     power_penalty: float = 0.001
@@ -302,7 +302,7 @@ class LocomotionVectorEnv(MujocoVectorEnv):
         yaw, y = self._yaw(ids), self._qpos[ids, 1]
         self._command[ids, 0] = self._speed[ids]
         self._command[ids, 1] = np.clip(-y, -0.15, 0.15)
-        self._command[ids, 2] = np.clip(-1.5 * yaw, -0.5, 0.5)
+        self._command[ids, 2] = np.clip(2 * (np.clip(-1.5 * y, -0.4, 0.4) - yaw), -0.5, 0.5)
 
     def _advance(self, ids: Ids, actions: Floats) -> tuple[Floats, NDArray[np.bool_]]:
         config = self.config
@@ -370,7 +370,7 @@ class LocomotionVectorEnv(MujocoVectorEnv):
 
     def _feet(self, ids: Ids) -> Floats:
         feet = self._legs.feet(self._qpos[ids[:, None], self._joint_qpos].reshape(-1, 4, 3))
-        return np.einsum("nij,nlj->nli", self._rotation(ids), feet) + self._qpos[ids, None, :3]
+        return feet @ self._rotation(ids).transpose(0, 2, 1) + self._qpos[ids, None, :3]
 
     def _vector(self, name: str, ids: Ids) -> NDArray[np.float32]:
         parts = self._measured(ids) if name == "state" else self._privileged(ids)
@@ -392,13 +392,13 @@ class LocomotionVectorEnv(MujocoVectorEnv):
     def _privileged(self, ids: Ids) -> list[Floats]:
         position, yaw, feet = self._qpos[ids, :3], self._yaw(ids), self._feet(ids)
         cos, sin = np.cos(yaw), np.sin(yaw)
-        turn = np.stack([cos, -sin, sin, cos], axis=1).reshape(-1, 2, 2)
-        scan_points = np.einsum("nij,pj->npi", turn, _SCAN_POINTS_M) + position[:, None, :2]
+        turn = np.stack([cos, sin, -sin, cos], axis=1).reshape(-1, 2, 2)  # for rows on its left
+        scan_points = _SCAN_POINTS_M @ turn + position[:, None, :2]
         points = np.concatenate([position[:, None, :2], feet[..., :2], scan_points], axis=1)
         heights = heights_at(self._heights, ids, points)
         standing = position[:, 2, None] - self._standing_height_m
         return [
-            np.einsum("nji,nj->ni", self._rotation(ids), self._qvel[ids, :3]),
+            (self._qvel[ids, None, :3] @ self._rotation(ids))[:, 0],
             np.clip(5 * (standing - heights[:, :1]), -2, 2),
             self._touching[ids, :4].astype(np.float64),
             np.clip(5 * (feet[..., 2] - self._foot_radius_m - heights[:, 1:5]), -2, 2),

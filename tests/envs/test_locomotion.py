@@ -299,7 +299,7 @@ def test_commands_lead_back_to_the_line(make):
     env._steer(np.arange(2))
     sideways, turn = env._vector("state", np.arange(2))[:, 43:45].T
     np.testing.assert_allclose(sideways, [-0.1, 0.1], rtol=1e-6)
-    np.testing.assert_allclose(turn, [-0.3, 0.3], rtol=1e-6)
+    np.testing.assert_allclose(turn, [-0.5, 0.5], rtol=1e-6)
 
 
 def test_the_privileged_scan_shows_holes_and_steps_where_they_are(make):
@@ -311,9 +311,28 @@ def test_the_privileged_scan_shows_holes_and_steps_where_they_are(make):
     ground = env.course(0).heights[((x + 1) / 0.02).astype(int), 40]
     np.testing.assert_allclose(scan, np.repeat(np.clip(ground / 0.2, -1, 1)[:, None], 6, axis=1), atol=1e-6)
     assert -1 in scan
-    turned = np.pi / 2  # looking along y: the scan turns with the robot
-    env._qpos[0, :7] = 0.5, 0, env._standing_height_m, np.cos(turned / 2), 0, 0, np.sin(turned / 2)
-    assert not np.array_equal(env._vector("privileged", np.array([0]))[0, 12:162].reshape(25, 6), scan)
+    env._qpos[0, :7] = 1.7, 0, env._standing_height_m, 0, 0, 0, 1  # the same ground, from the other side
+    x = 1.7 - np.arange(-0.4, 0.81, 0.05)
+    ground = env.course(0).heights[((x + 1) / 0.02 - 1e-6).astype(int), 40]
+    scan = env._vector("privileged", np.array([0]))[0, 12:162].reshape(25, 6)
+    np.testing.assert_allclose(scan[:, 0], np.clip(ground / 0.2, -1, 1), atol=1e-6)
+    env._qpos[0, :7] = (
+        1.0,
+        0,
+        env._standing_height_m,
+        np.cos(np.pi / 4),
+        0,
+        0,
+        np.sin(np.pi / 4),
+    )  # to the left, along y
+    env._qvel[0, :3] = 0, 0.5, 0
+    privileged = env._vector("privileged", np.array([0]))[0]
+    np.testing.assert_allclose(privileged[:3], [0.5, 0, 0], atol=1e-6)
+    scan = privileged[12:162].reshape(25, 6)
+    beside = env.course(0).heights[
+        ((1.0 - np.array([-0.18, -0.13, -0.08, 0.08, 0.13, 0.18]) + 1) / 0.02).astype(int), 40
+    ]
+    np.testing.assert_allclose(scan[8], np.clip(beside / 0.2, -1, 1), atol=1e-6)
 
 
 def test_a_teacher_knows_what_randomization_drew(make):
