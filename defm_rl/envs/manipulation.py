@@ -37,7 +37,8 @@ _GEOM_TYPES = {
     "cylinder": mujoco.mjtGeom.mjGEOM_CYLINDER,
     "ellipsoid": mujoco.mjtGeom.mjGEOM_ELLIPSOID,
 }
-_OBJECT_FEATURES = 27
+_ORIGIN_M, _SCALE_M = np.array([0.5, 0.0, 0.2]), 0.1  # of positions in observations
+_OBJECT_SCALES = np.repeat([1 / _SCALE_M, 1, 1, 0.2, 20, 1, 10, 1, 1, 1 / _SCALE_M], [3, 6, 3, 3, 3, 4, 1, 1, 2, 1])
 
 
 @dataclass(frozen=True)
@@ -403,10 +404,10 @@ class ManipulationVectorEnv(MujocoVectorEnv):
         axes = self._site_mat[ids, self._pinch].reshape(-1, 3, 3)[:, :, :2]
         return np.concatenate(
             [
-                self._qpos[np.ix_(ids, self._arm_qpos)],
+                self._qpos[np.ix_(ids, self._arm_qpos)] - self._home[self._arm_qpos],
                 self._qvel[np.ix_(ids, self._arm_dofs)],
                 opening[:, None],
-                self._site_pos[ids, self._pinch],
+                (self._site_pos[ids, self._pinch] - _ORIGIN_M) / _SCALE_M,
                 axes.transpose(0, 2, 1).reshape(-1, 6),
                 (self._targets[ids] - self._gripper_poses(ids)) / self._reach,
                 self._last_actions[ids],
@@ -427,7 +428,7 @@ class ManipulationVectorEnv(MujocoVectorEnv):
         height = self._qpos[ids][:, self._object_qpos[:, 2]] - self._rest_height_m[ids]
         features = np.concatenate(
             [in_gripper.reshape(n, k, 15), self._constants[ids], self._touches(ids), height[:, :, None]], axis=2
-        )
+        ) * _OBJECT_SCALES
         order = np.argsort(np.linalg.norm(offset, axis=2), axis=1, kind="stable")
         features = np.take_along_axis(features, order[:, :, None], axis=1)
         return np.concatenate([self._held_s[ids, None] / self.config.hold_s, features.reshape(n, -1)], axis=1)
@@ -506,9 +507,9 @@ def _configure(config: ManipulationConfig | None, settings: dict[str, Any]) -> M
 
 def _vector_spaces(joints: int, objects: int) -> dict[str, spaces.Box]:
     """Bounds far beyond what arms and objects do, unless thrown."""
-    state = np.concatenate([np.full(joints, 2 * np.pi), np.full(joints, 10), [1.2], np.full(3, 2), np.ones(6), np.full(4, 4), np.ones(5)])
+    state = np.concatenate([np.full(joints, 2 * np.pi), np.full(joints, 10), [1.2], np.full(3, 10), np.ones(6), np.full(4, 4), np.ones(5)])
     features = np.concatenate(
-        [np.full(3, 2), np.ones(6), np.full(3, 5), np.full(3, 50), np.ones(3), np.ones(4), [5, 5], np.ones(2), [2]]
+        [np.full(3, 20), np.ones(6), np.full(6, 10), np.full(3, 2), np.ones(4), [10, 2], np.ones(2), [20]]
     )
     privileged = np.concatenate([[1.01], np.tile(features, objects)])
     return {
