@@ -2,12 +2,25 @@
 
 import gymnasium
 
+from defm_rl.envs.manipulation import ManipulationConfig, ManipulationEnv, ManipulationVectorEnv
 from defm_rl.envs.navigation import NavigationConfig, NavigationEnv, NavigationVectorEnv
 
-__all__ = ["NavigationConfig", "NavigationEnv", "NavigationVectorEnv"]
+__all__ = [
+    "ManipulationConfig",
+    "ManipulationEnv",
+    "ManipulationVectorEnv",
+    "NavigationConfig",
+    "NavigationEnv",
+    "NavigationVectorEnv",
+]
 
 gymnasium.register(
     "defm_rl/Navigation-v0",
     entry_point="defm_rl.envs.navigation:NavigationEnv",
     vector_entry_point="defm_rl.envs.navigation:NavigationVectorEnv",
+)
+gymnasium.register(
+    "defm_rl/Manipulation-v0",
+    entry_point="defm_rl.envs.manipulation:ManipulationEnv",
+    vector_entry_point="defm_rl.envs.manipulation:ManipulationVectorEnv",
 )

@@ -3,7 +3,6 @@
 import dataclasses
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import mujoco
@@ -15,6 +14,8 @@ from numpy.typing import NDArray
 from defm_rl.envs.core import Ids, MujocoEnv, MujocoVectorEnv, failure_modes
 from defm_rl.envs.names import hint
 from defm_rl.envs.objects import AREA_M, SHAPES, Object, draw_scene, get_level
+from defm_rl.envs.randomization import Randomization
+from defm_rl.envs.robots import check_robot, load_robot
 
 Floats = NDArray[np.float64]
 
@@ -30,6 +31,7 @@ _WORKSPACE = ((0.3, -0.3, 0.012, -1.75), (0.7, 0.3, 0.45, 1.75))
 _STARTS = ((0.45, -0.1, 0.17, -0.3), (0.55, 0.1, 0.23, 0.3))
 _TABLE_M = ((-0.2, -0.6), (0.9, 0.6))
 _TABLE_HEIGHT_M = 0.7
+_LYING_M = 0.03  # an object that is lower than this above where it lay has not been lifted
 _COLORS = ((0.85, 0.45, 0.1, 1), (0.2, 0.5, 0.75, 1), (0.35, 0.65, 0.3, 1))
 _GEOM_TYPES = {
     "box": mujoco.mjtGeom.mjGEOM_BOX,
@@ -47,6 +49,12 @@ class ManipulationConfig:
 
     Attributes:
         level: "cube", "shapes" or "clutter", from easy to hard.
+        robot: "arm", the path of an MJCF file, or `robot_descriptions:NAME`. It must have one root body; a site "pinch"
+            between the finger tips, whose z axis points out of the gripper and whose y axis is the one along which the
+            fingers close; geoms "left_pad" and "right_pad", the fingers' insides; a camera "wrist"; an actuator
+            "gripper" whose control range goes from shut to open in metres of each finger's way; other actuators that
+            are position servos of one joint each, at least six; and a keyframe "home" in which the arm reaches the
+            middle of the table's objects, (0.5, 0, 0.2) m from its base.
         observations: Which of "depth", "wrist_depth", "state" and "privileged" to give; without the first two nothing
             is rendered.
         depth_size: Height and width of the depth images in pixels.
@@ -69,9 +77,12 @@ class ManipulationConfig:
         step_penalty: Taken from the reward at every step.
         lost_penalty: Taken from the reward when an object leaves the gripper's reach, which ends the episode.
         success_reward: Added to the reward at success, which ends the episode.
+        randomization: What else differs between episodes: a `Randomization`, a name such as "grasping", or a mapping
+            from names to ranges.
     """
 
     level: str = "cube"
+    robot: str = "arm"
     observations: tuple[str, ...] = ("depth", "state")
     depth_size: tuple[int, int] = (64, 64)
     camera_position_m: tuple[float, float, float] = (1.1, 0.0, 0.5)
@@ -93,14 +104,16 @@ class ManipulationConfig:
     step_penalty: float = 0.02
     lost_penalty: float = 1.0
     success_reward: float = 5.0
+    randomization: Randomization = Randomization()
 
     def __post_init__(self) -> None:
         """Refuse values that make no sense.
 
         Raises:
-            ValueError: An unknown level, or a number out of range.
+            ValueError: An unknown level or randomization, or a number out of range.
         """
         get_level(self.level)
+        object.__setattr__(self, "randomization", Randomization.of(self.randomization))
         for name in (
             "max_depth_m",
             "control_step_s",
@@ -112,6 +125,11 @@ class ManipulationConfig:
         ):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+        if np.allclose(self.camera_position_m[:2], self.camera_target_m[:2]):
+            raise ValueError(
+                "camera_position_m and camera_target_m must be apart, seen from above, or the image has no upper side; "
+                f"got {self.camera_position_m} and {self.camera_target_m}"
+            )
         if not 0 < self.vertical_fov_deg < 180:
             raise ValueError(f"vertical_fov_deg must lie between 0 and 180, got {self.vertical_fov_deg}")
 
@@ -120,21 +138,24 @@ class ManipulationVectorEnv(MujocoVectorEnv):
     """An arm grasps an object on a table and lifts it 0.1 m for half a second. New objects every episode.
 
     Observations (a dict): "depth" and "wrist_depth", float32 (1, height, width), planar metres, 0 where nothing is hit,
-    from a fixed camera across the table and from one on the hand. "state", float32 (33,), what the arm measures: joint
-    positions (7, rad) and velocities (7, rad/s), how far the gripper is open (0 to 1), position of the point between
-    the finger tips (3, m), the gripper's x and y axes (6), how far it is from the pose commanded (4: x, y, z and turn, each
-    over what one step can command), the last action (5). "privileged", float32 (1 + 27 k,), what
-    only a teacher knows: for how long an object has been up (share of the time needed), then for each of k objects, the
-    nearest first and all in the gripper's frame: position (3, m), its x and y axes (6), velocity (3, m/s), angular
-    velocity (3, rad/s), half extents (3, m), one-hot shape (4, as `SHAPES`), mass (kg), sliding friction, which fingers
-    touch it (2), lifted height (m).
+    from a fixed camera across the table and from one on the hand.
+
+    "state", float32 (19 + 2 j,), what an arm of j joints measures: joint positions from those at home (j, rad) and
+    velocities (j, rad/s), how far the gripper is open (0 to 1), the point between the finger tips from (0.5, 0, 0.2) m
+    (3, in 0.1 m), the gripper's x and y axes (6), how far it is from the pose commanded (4: x, y, z and turn, each over
+    what one step can command), the last action (5).
+
+    "privileged", float32 (4 + 27 k,), what only a teacher knows: for how long an object has been up (share of the time
+    needed), the arm's `mass_scale`, `motor_strength_scale` and `action_latency_s`, then for each of k objects, the
+    nearest first and all in the gripper's frame: position (3, in 0.1 m), its x and y axes (6), velocity (3, m/s),
+    angular velocity (3, in 5 rad/s), half extents (3, in 0.05 m), one-hot shape (4, as `SHAPES`), mass (in 0.1 kg),
+    sliding friction, which fingers touch it (2), lifted height (in 0.1 m).
 
     Action (5): movement of the gripper's commanded pose along x, y, z (the base's axes) and about the vertical, and the
     gripper's opening, all from -1 to 1. The gripper points down, and its command never runs farther ahead of it than
-    one step. Damped least squares turn the movement into joint targets,
-    which servos follow, so that exploration is straight in the space in which the task is simple while joint limits,
-    torques and lags remain those of an arm. The gripper opens for 0 and above, so that an untrained policy approaches
-    with open fingers, and is shut at -1.
+    one step. Damped least squares turn the command into joint targets, which servos follow, so that exploration is
+    straight in the space in which the task is simple while joint limits, torques and lags remain those of an arm. The
+    gripper opens for 0 and above, so that an untrained policy approaches with open fingers, and is shut at -1.
 
     Reward: the gain in a potential since the last step (nearness to an object + both fingers touching it + its height),
     minus a little for every step; a penalty for an object that leaves the gripper's reach and a reward for success,
@@ -178,6 +199,8 @@ class ManipulationVectorEnv(MujocoVectorEnv):
             vectors=self._spaces,
             cameras={"depth": "depth", "wrist_depth": _ARM + "wrist"},
             action_space=spaces.Box(-1.0, 1.0, (5,), np.float32),
+            robot_body=self._robot_body,
+            control_step_s=self.config.control_step_s,
             fields=(
                 *("geom_type", "geom_size", "geom_pos", "geom_contype", "geom_conaffinity", "geom_friction"),
                 *("geom_rbound", "geom_aabb", "bvh_aabb", "body_mass", "body_inertia"),
@@ -187,6 +210,7 @@ class ManipulationVectorEnv(MujocoVectorEnv):
             renderer=self.config.renderer,
             threads=self.config.threads,
             max_episode_steps=max_steps,
+            randomization=self.config.randomization,
             autoreset_mode=autoreset_mode,
             layout_seeds=layout_seeds,
             render_mode=render_mode,
@@ -200,7 +224,6 @@ class ManipulationVectorEnv(MujocoVectorEnv):
         self._objects: list[list[Object]] = [[] for _ in range(num_envs)]
         self._constants = np.zeros((num_envs, objects, 9))  # of the objects, as a teacher is told them
         self._rest_height_m = np.zeros((num_envs, objects))
-        self._last_actions = np.zeros((num_envs, 5))
         self._targets = np.zeros((num_envs, 4))  # poses that the grippers are on their way to
         self._reach = np.array([*[self.config.max_step_m] * 3, self.config.max_turn_rad])
         self._potential, self._lift_m, self._highest_m, self._held_s = np.zeros((4, num_envs))
@@ -208,6 +231,7 @@ class ManipulationVectorEnv(MujocoVectorEnv):
 
     def _find(self, model: Any) -> None:
         """Look up where things stand in the model's arrays."""
+        self._robot_body = model.body(1).name  # the scene begins with the arm
         self._pinch = model.site(_ARM + "pinch").id
         self._hand = model.site_bodyid[self._pinch]
         self._gripper = model.actuator(_ARM + "gripper").id
@@ -264,7 +288,6 @@ class ManipulationVectorEnv(MujocoVectorEnv):
             starts[row] = rng.uniform(*_STARTS)
         self._batch.set_const(ids)
         self._pose_arm(ids, starts)
-        self._last_actions[ids] = 0
         self._highest_m[ids] = self._held_s[ids] = 0
         self._success[ids] = self._lost[ids] = False
         self._potential[ids], self._lift_m[ids] = self._progress(ids)
@@ -279,7 +302,7 @@ class ManipulationVectorEnv(MujocoVectorEnv):
         fields["geom_size"][i, geoms] = half_sizes[:, [0, 2, 2]] if thing.shape == "cylinder" else half_sizes
         fields["geom_pos"][i, geoms] = offsets
         fields["geom_contype"][i, geoms] = fields["geom_conaffinity"][i, geoms] = used
-        fields["geom_friction"][i, geoms, 0] = thing.friction
+        fields["geom_friction"][i, geoms, 0] *= thing.friction
         # What the collision and ray tests ask first must follow the sizes: bounding spheres and boxes (centre, half).
         fields["geom_rbound"][i, geoms] = np.linalg.norm(half_sizes, axis=1)
         fields["geom_aabb"][i, geoms, 3:] = half_sizes
@@ -292,8 +315,8 @@ class ManipulationVectorEnv(MujocoVectorEnv):
 
         self._qpos[i, self._object_qpos[k]] = *thing.position, np.cos(thing.yaw / 2), 0, 0, np.sin(thing.yaw / 2)
         self._rest_height_m[i, k] = thing.position[2]
-        shape = np.array(SHAPES) == thing.shape
-        self._constants[i, k] = *thing.half_extents, *shape, thing.mass_kg, thing.friction
+        shape, friction = np.array(SHAPES) == thing.shape, fields["geom_friction"][i, geoms[0], 0]
+        self._constants[i, k] = *thing.half_extents, *shape, thing.mass_kg, friction
 
     def _pose_arm(self, ids: Ids, poses: Floats) -> None:
         """Put arms at rest with their grippers where asked, as far as they reach."""
@@ -309,7 +332,6 @@ class ManipulationVectorEnv(MujocoVectorEnv):
     def _advance(self, ids: Ids, actions: Floats) -> tuple[Floats, NDArray[np.bool_]]:
         config = self.config
         self._move(ids, actions)
-        self._last_actions[ids] = actions
         potential, lift_m = self._progress(ids)
         up = lift_m >= config.lift_height_m
         self._held_s[ids] = np.where(up, self._held_s[ids] + config.control_step_s, 0)
@@ -372,7 +394,11 @@ class ManipulationVectorEnv(MujocoVectorEnv):
         """What has been achieved: the potential that rewards come from, and the highest object's height, each (n,)."""
         config = self.config
         positions = self._qpos[ids][:, self._object_qpos[:, :3]]
-        distance = np.linalg.norm(positions - self._site_pos[ids, None, self._pinch], axis=2)
+        offset = self._site_pos[ids, None, self._pinch] - positions
+        aside = np.linalg.norm(offset[..., :2], axis=2)
+        # The way leads down a funnel: who comes from the side, at the object's height, pushes it away.
+        above = np.clip(2 * (aside - 0.01), 0, 0.08)
+        distance = np.hypot(aside, offset[..., 2] - above)
         held = self._touches(ids).all(axis=2)
         lift_m = positions[:, :, 2] - self._rest_height_m[ids]
         potential = config.reach_reward * (1 - np.tanh(5 * distance)) + config.grasp_reward * held
@@ -385,12 +411,14 @@ class ManipulationVectorEnv(MujocoVectorEnv):
         return touches
 
     def _out_of_reach(self, ids: Ids) -> NDArray[np.bool_]:
-        """Where an object lies farther from the area of objects than a gripper should have to go."""
+        """Where an object has fallen off the table, or lies farther off than a gripper should have to go."""
         positions = self._qpos[ids][:, self._object_qpos[:, :3]]
         (x_low, x_high), (y_low, y_high) = AREA_M
         away = np.abs(positions[:, :, :2] - ((x_low + x_high) / 2, (y_low + y_high) / 2))
-        outside = (away > (x_high - x_low, y_high - y_low)).any(axis=2) | (positions[:, :, 2] < -0.02)
-        return outside.any(axis=1)
+        beyond = (away > (x_high - x_low, y_high - y_low)).any(axis=2)
+        height_m = positions[:, :, 2] - self._rest_height_m[ids]
+        lost: NDArray[np.bool_] = (beyond & (height_m < _LYING_M)) | (positions[:, :, 2] < -0.02)
+        return lost.any(axis=1)
 
     # Observing
 
@@ -421,23 +449,28 @@ class ManipulationVectorEnv(MujocoVectorEnv):
         offset = self._qpos[ids][:, self._object_qpos[:, :3]] - self._site_pos[ids, None, self._pinch]
         rotation = self._body_mat[ids][:, self._bodies].reshape(n, k, 3, 3)
         velocity = self._qvel[ids][:, self._object_dofs]
-        turning = (rotation @ velocity[..., 3:, None]).squeeze(-1)  # a free joint's angular velocity is in its own frame
-        in_gripper = np.stack(
-            [offset, rotation[..., 0], rotation[..., 1], velocity[..., :3], turning], axis=2
-        ) @ gripper
+        turning = (rotation @ velocity[..., 3:, None]).squeeze(
+            -1
+        )  # a free joint's angular velocity is in its own frame
+        in_gripper = (
+            np.stack([offset, rotation[..., 0], rotation[..., 1], velocity[..., :3], turning], axis=2) @ gripper
+        )
         height = self._qpos[ids][:, self._object_qpos[:, 2]] - self._rest_height_m[ids]
-        features = np.concatenate(
-            [in_gripper.reshape(n, k, 15), self._constants[ids], self._touches(ids), height[:, :, None]], axis=2
-        ) * _OBJECT_SCALES
+        features = (
+            np.concatenate(
+                [in_gripper.reshape(n, k, 15), self._constants[ids], self._touches(ids), height[:, :, None]], axis=2
+            )
+            * _OBJECT_SCALES
+        )
         order = np.argsort(np.linalg.norm(offset, axis=2), axis=1, kind="stable")
         features = np.take_along_axis(features, order[:, :, None], axis=1)
-        return np.concatenate([self._held_s[ids, None] / self.config.hold_s, features.reshape(n, -1)], axis=1)
+        arm = [self.randomized[name][ids] for name in ("mass_scale", "motor_strength_scale", "action_latency_s")]
+        return np.column_stack([self._held_s[ids] / self.config.hold_s, *arm, features.reshape(n, -1)])
 
     def _results(self, ids: Ids) -> dict[str, NDArray[Any]]:
         success, lost = self._success[ids], self._lost[ids]
-        dropped = ~success & (self._highest_m[ids] > self.config.lift_height_m / 2) & (
-            self._lift_m[ids] < self.config.lift_height_m / 4
-        )
+        was_up = self._highest_m[ids] > self.config.lift_height_m / 2
+        dropped = ~success & was_up & (self._lift_m[ids] < _LYING_M)
         return {
             "success": success,
             "failure": failure_modes(success, {"drop": dropped, "lost": lost}),
@@ -507,11 +540,13 @@ def _configure(config: ManipulationConfig | None, settings: dict[str, Any]) -> M
 
 def _vector_spaces(joints: int, objects: int) -> dict[str, spaces.Box]:
     """Bounds far beyond what arms and objects do, unless thrown."""
-    state = np.concatenate([np.full(joints, 2 * np.pi), np.full(joints, 10), [1.2], np.full(3, 10), np.ones(6), np.full(4, 4), np.ones(5)])
+    state = np.concatenate(
+        [np.full(joints, 2 * np.pi), np.full(joints, 10), [1.2], np.full(3, 10), np.ones(6), np.full(4, 4), np.ones(5)]
+    )
     features = np.concatenate(
         [np.full(3, 20), np.ones(6), np.full(6, 10), np.full(3, 2), np.ones(4), [10, 2], np.ones(2), [20]]
     )
-    privileged = np.concatenate([[1.01], np.tile(features, objects)])
+    privileged = np.concatenate([[1.01, 10, 10, 2], np.tile(features, objects)])
     return {
         name: spaces.Box(-high.astype(np.float32), high.astype(np.float32), dtype=np.float32)
         for name, high in (("state", state), ("privileged", privileged))
@@ -520,9 +555,10 @@ def _vector_spaces(joints: int, objects: int) -> dict[str, spaces.Box]:
 
 def _build_model(config: ManipulationConfig, num_objects: int) -> Any:
     """The arm behind a table with objects, whose shapes and places every reset draws, and the cameras."""
+    robot = load_robot(config.robot)
+    _check_arm(robot, config.robot)
     spec = mujoco.MjSpec()
     # Attached rather than added to, so that the arm's own defaults stay with the arm.
-    robot = mujoco.MjSpec.from_file(str(Path(__file__).with_name("arm.xml")))
     spec.attach(robot, frame=spec.worldbody.add_frame(), prefix=_ARM)
     option, visual = spec.option, spec.visual
     option.timestep = _TIMESTEP_S
@@ -563,6 +599,23 @@ def _build_model(config: ManipulationConfig, num_objects: int) -> Any:
     return spec.compile()
 
 
+def _check_arm(spec: Any, robot: str) -> None:
+    check_robot(
+        spec, robot, geoms=("left_pad", "right_pad"), sites=("pinch",), cameras=("wrist",), actuators=("gripper",)
+    )
+    if len(spec.worldbody.bodies) != 1:
+        raise ValueError(f"robot {robot!r} must have one root body, there are {len(spec.worldbody.bodies)}")
+    if "home" not in [key.name for key in spec.keys]:
+        raise ValueError(f"robot {robot!r} lacks a keyframe 'home'")
+    servos = [actuator for actuator in spec.actuators if actuator.name != "gripper"]
+    others = [servo.name for servo in servos if servo.trntype != mujoco.mjtTrn.mjTRN_JOINT]
+    if others or len(servos) < 6:
+        raise ValueError(
+            f"robot {robot!r} must have position servos on at least six joints beside the gripper, there are "
+            f"{len(servos)}" + (f", of which {others} are not on joints" if others else "")
+        )
+
+
 def _add_object(spec: Any, k: int) -> None:
     """A body of two geoms; what stands here is only what every reset leaves as it is."""
     body = spec.worldbody.add_body(
@@ -581,8 +634,8 @@ def _add_object(spec: Any, k: int) -> None:
             type=mujoco.mjtGeom.mjGEOM_BOX,
             size=[0.02, 0.02, 0.02],
             pos=[0.01 + 0.05 * part, 0, 0],  # off the body's origin, or the compiler takes it that they are never moved
-            condim=4,
-            friction=[1, 0.01, 0.0001],
+            condim=6,  # with friction against rolling, so that a round object that is pushed comes to rest
+            friction=[1, 0.01, 0.001],
             priority=1,  # friction is the object's, whatever it touches
             rgba=_COLORS[k % len(_COLORS)],
         )

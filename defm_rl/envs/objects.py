@@ -119,7 +119,9 @@ def draw_scene(level: Level, seed: int) -> list[Object]:
             objects.append(candidate)
         elif rng.random() < 0.1:  # those that lie there may leave no room
             objects = []
-    raise RuntimeError(f"level {level.name!r}: no scene with room for {level.num_objects} objects after {_MAX_DRAWS} draws")
+    raise RuntimeError(
+        f"level {level.name!r}: no scene with room for {level.num_objects} objects after {_MAX_DRAWS} draws"
+    )
 
 
 def _draw_object(rng: np.random.Generator, shape: str) -> Object:
@@ -134,7 +136,8 @@ def _draw_object(rng: np.random.Generator, shape: str) -> Object:
         radius = rng.uniform(0.015, 0.032)
         half_sizes[0] = radius, radius, rng.uniform(0.015, 0.04)
     elif shape == "ellipsoid":
-        half_sizes[0] = rng.uniform((0.02, 0.018, 0.02), (0.045, 0.032, 0.035))
+        length, width = rng.uniform((0.032, 0.02), (0.045, 0.032))
+        half_sizes[0] = length, width, rng.uniform(0.015, width)  # lying flat, as others do not stay
     else:
         height = rng.uniform(0.012, 0.02)
         handle, head = rng.uniform((0.04, 0.008), (0.06, 0.015)), rng.uniform((0.01, 0.02), (0.015, 0.033))
