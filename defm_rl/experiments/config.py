@@ -16,7 +16,7 @@ from hydra.errors import HydraException
 from omegaconf import MISSING, DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from defm_rl.envs import LocomotionConfig, NavigationConfig
+from defm_rl.envs import LocomotionConfig, ManipulationConfig, NavigationConfig
 from defm_rl.encoders.weights import InvalidWeightsError, WeightsNotFoundError, WeightsUnavailableError
 
 CONF_MODULE = "defm_rl.experiments.conf"
@@ -69,6 +69,7 @@ def _settings(task: type) -> list[tuple[str, Any, Any]]:
 
 NavigationEnvConfig = env_config(NavigationConfig)
 LocomotionEnvConfig = env_config(LocomotionConfig)
+ManipulationEnvConfig = env_config(ManipulationConfig)
 
 
 @dataclass
@@ -217,7 +218,7 @@ class Config:
 
 
 _SCHEMAS: dict[str, tuple[type, ...]] = {
-    "env": (NavigationEnvConfig, LocomotionEnvConfig),
+    "env": (NavigationEnvConfig, LocomotionEnvConfig, ManipulationEnvConfig),
     "encoder": (EncoderConfig,),
     "algo": (PPOConfig, SACConfig, RslPPOConfig, DistillationConfig),
     "logger": (LoggerConfig,),
