@@ -27,7 +27,7 @@ from defm_rl.experiments.config import (
     refused_settings,
     register,
 )
-from defm_rl.experiments.evaluate import Options, describe, evaluate, summarize, write_episodes
+from defm_rl.experiments.evaluation import Options, describe, evaluate, summarize, write_episodes
 from defm_rl.experiments.episodes import WatchEpisodes
 from defm_rl.experiments.progress import Curves, Progress
 from defm_rl.experiments.provenance import provenance
