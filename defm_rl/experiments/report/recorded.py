@@ -51,7 +51,7 @@ def load_recorded(
     Raises:
         ConfigError: Where there is no such path, no file of depth, or none that can be read.
     """
-    found = _depth_files(path)
+    found = depth_files(path)
     problems: list[str] = []
     parts: list[NDArray[np.float32]] = []
     chosen = _spread(found, limit)
@@ -69,7 +69,12 @@ def load_recorded(
     return Recording(_spread(np.concatenate(parts), limit), len(parts), problems)
 
 
-def _depth_files(path: Path) -> list[Path]:
+def depth_files(path: Path) -> list[Path]:
+    """The files of depth at a path, by name.
+
+    Raises:
+        ConfigError: Where there are none.
+    """
     if not path.exists():
         raise ConfigError(f"recorded={path}: there is no such folder or file.")
     files = sorted(path.iterdir()) if path.is_dir() else [path]

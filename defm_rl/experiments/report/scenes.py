@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import matplotlib
@@ -13,6 +14,7 @@ from defm_rl.encoders import DepthEncoder
 from defm_rl.experiments import environments
 from defm_rl.experiments.config import Config, ConfigError
 from defm_rl.experiments.report.features import Gap, feature_gap, nearest_to_recorded
+from defm_rl.experiments.report.recorded import load_recorded
 from defm_rl.sensors import simulate
 
 MIN_FRAMES = 8
@@ -74,6 +76,21 @@ def scene_frames(config: Config, frames: int, first_layout: int) -> NDArray[np.f
     finally:
         env.close()
     return np.concatenate(taken)[:frames]
+
+
+def recorded_frames(
+    path: str, config: Config, units_per_m: float | None, limit: int
+) -> tuple[NDArray[np.float32], dict[str, Any]]:
+    """Recorded depth in the shape of a task's frames, and what report.json says of where it came from.
+
+    Raises:
+        ConfigError: Where there is none that can be read.
+    """
+    found = load_recorded(Path(path), config.env.depth_size, units_per_m=units_per_m, limit=limit)
+    if len(found.frames) < 2:
+        raise ConfigError(f"recorded={path} holds a single frame: sets of frames are compared, at least two are needed.")
+    source = {"path": path, "files": found.files, "frames": len(found.frames), "problems": found.problems}
+    return found.frames, source
 
 
 def report_encoder(
