@@ -3,12 +3,10 @@
 import dataclasses
 import logging
 import os
-import signal
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import hydra
@@ -27,16 +25,15 @@ from defm_rl.experiments.config import (
     refused_settings,
     register,
 )
-from defm_rl.experiments.evaluate import Options, describe, evaluate, summarize, write_episodes
+from defm_rl.experiments.evaluation import Options, describe, evaluate, summarize, write_episodes
 from defm_rl.experiments.episodes import WatchEpisodes
+from defm_rl.experiments.interruption import INTERRUPTED, stop_on_sigterm
 from defm_rl.experiments.progress import Curves, Progress
 from defm_rl.experiments.provenance import provenance
 from defm_rl.experiments.runs import Run, to_config, verify_encoder, write_json
 from defm_rl.experiments.trainers import Trainer, make_trainer, training_keys
 
 _logger = logging.getLogger(__name__)
-
-INTERRUPTED = 130  # the exit status that shells use for Ctrl-C
 
 
 def train(config: Config, run: Run) -> dict[str, Any]:
@@ -129,7 +126,7 @@ def _learn(
         save=save,
         save_every=config.checkpoint_every,
     )
-    _stop_on_sigterm()
+    stop_on_sigterm()
     try:
         trainer.learn(config.algo.total_steps, progress)
     except KeyboardInterrupt:
@@ -177,18 +174,6 @@ def _start_wandb(config: Config, run: Run) -> Any:
         mode=config.logger.mode,  # type: ignore[arg-type]  # it says itself what it takes
         config=dataclasses.asdict(config),
     )
-
-
-def _stop_on_sigterm() -> None:
-    """A cluster's scheduler asks a job to end by SIGTERM: treat it as Ctrl-C, so that it can be resumed."""
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    try:
-        signal.signal(signal.SIGTERM, interrupt)
-    except ValueError:  # not the main thread: whoever runs it there handles its own signals
-        return
 
 
 @hydra.main(version_base="1.3", config_path=f"pkg://{CONF_MODULE}", config_name="config")
