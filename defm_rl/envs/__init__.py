@@ -3,6 +3,7 @@
 import gymnasium
 
 from defm_rl.envs.locomotion import LocomotionConfig, LocomotionEnv, LocomotionVectorEnv
+from defm_rl.envs.manipulation import ManipulationConfig, ManipulationEnv, ManipulationVectorEnv
 from defm_rl.envs.navigation import NavigationConfig, NavigationEnv, NavigationVectorEnv
 from defm_rl.envs.randomization import RANDOMIZATIONS, Randomization
 
@@ -11,6 +12,9 @@ __all__ = [
     "LocomotionConfig",
     "LocomotionEnv",
     "LocomotionVectorEnv",
+    "ManipulationConfig",
+    "ManipulationEnv",
+    "ManipulationVectorEnv",
     "NavigationConfig",
     "NavigationEnv",
     "NavigationVectorEnv",
@@ -26,4 +30,9 @@ gymnasium.register(
     "defm_rl/Locomotion-v0",
     entry_point="defm_rl.envs.locomotion:LocomotionEnv",
     vector_entry_point="defm_rl.envs.locomotion:LocomotionVectorEnv",
+)
+gymnasium.register(
+    "defm_rl/Manipulation-v0",
+    entry_point="defm_rl.envs.manipulation:ManipulationEnv",
+    vector_entry_point="defm_rl.envs.manipulation:ManipulationVectorEnv",
 )
