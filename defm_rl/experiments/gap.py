@@ -40,7 +40,7 @@ class Settings:
 
 def main(arguments: Sequence[str]) -> int:
     """The command; returns its exit status."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+    settings.log_to_stdout()
     try:
         problems = _run(arguments)
     except USER_ERRORS as error:

@@ -11,6 +11,9 @@ from numpy.typing import NDArray
 from scipy import stats
 
 
+_BARNARD_EPISODES = 250
+
+
 class Estimate(TypedDict):
     """A figure with its 95 % confidence interval and the number of episodes behind it."""
 
@@ -134,8 +137,11 @@ def performance_profile(scores: Scores, thresholds: NDArray[np.float64]) -> NDAr
     return (_matrix(scores).ravel() > np.asarray(thresholds)[:, None]).mean(axis=1)
 
 
-def exact_test(successes: Sequence[bool], others: Sequence[bool]) -> float:
-    """Barnard's exact test of two independent success rates (Barnard 1945).
+def exact_test(successes: Sequence[bool] | NDArray[np.bool_], others: Sequence[bool] | NDArray[np.bool_]) -> float:
+    """An exact test of two independent success rates: Barnard's, or Fisher's where there are many episodes.
+
+    Barnard's (1945) sees more in few episodes. Its time grows with the product of their numbers, while the two come to
+    agree: beyond 250 episodes on a side Fisher's stands in, which errs towards no difference.
 
     Returns:
         The two-sided p value: how likely rates at least this far apart are where both are the same.
@@ -146,10 +152,12 @@ def exact_test(successes: Sequence[bool], others: Sequence[bool]) -> float:
     a, b = np.asarray(successes, bool), np.asarray(others, bool)
     if not a.size or not b.size:
         raise ValueError("Rates to compare need at least one episode each.")
-    if a.all() == b.all() and a.any() == b.any() and a.all() == a.any():
-        return 1.0  # all or nothing on both sides: the test is not defined, and there is no difference
-    table = [[a.sum(), b.sum()], [(~a).sum(), (~b).sum()]]
-    return float(stats.barnard_exact(table).pvalue)
+    together = np.concatenate([a, b])
+    if together.all() or not together.any():
+        return 1.0  # all or nothing on both sides: the tests are not defined, and there is no difference
+    table = np.array([[a.sum(), b.sum()], [(~a).sum(), (~b).sum()]])
+    test = stats.barnard_exact if max(a.size, b.size) <= _BARNARD_EPISODES else stats.fisher_exact
+    return float(test(table).pvalue)
 
 
 def _matrix(scores: Scores) -> Scores:

@@ -101,3 +101,6 @@ def test_an_exact_test_tells_a_difference_from_chance():
     assert exact_test(flips(5, 5), flips(9, 9)) == exact_test(flips(0, 5), flips(0, 9)) == 1.0
     # Barnard 1945 as worked in SciPy's documentation: 7 of 15 against 12 of 15 fall ill.
     assert exact_test(flips(7, 15), flips(12, 15)) == pytest.approx(0.0680, abs=2e-3)
+    # Many episodes: Fisher's p, from the hypergeometric distribution.
+    table = [[500, 520], [100, 80]]
+    assert exact_test(flips(500, 600), flips(520, 600)) == pytest.approx(stats.fisher_exact(table).pvalue)

@@ -14,7 +14,7 @@ _ENCODER = "encoder."
 _TASK = ("env.id", "env.level")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Arm:
     """One policy, trained with one or several seeds.
 
