@@ -15,6 +15,7 @@ from mujoco.batch import Batch
 from numpy.typing import NDArray
 
 from defm_rl.envs.names import hint
+from defm_rl.envs.randomization import DelayLine, Randomization, Randomizer
 from defm_rl.envs.rendering import DepthRenderer, PictureRenderer, default_threads, far_plane_m
 
 Obs = dict[str, NDArray[np.float32]]
@@ -50,18 +51,25 @@ class MujocoVectorEnv(VectorEnv[Obs, NDArray[Any], NDArray[Any]], ABC):
             measures, "privileged" for what only a simulator knows.
         cameras: MuJoCo cameras by the name of the depth observation that each gives, such as {"depth": "front"}.
         action_space: Space of one simulation's action; actions beyond its bounds are clipped.
+        idle_action: What happens before the first command of an episode arrives, where commands take time; None for 0.
         fields: Model fields that differ between simulations, as in `mujoco.batch.Batch.expand`.
+        robot_body: Name of the robot's root body.
+        control_step_s: Seconds between two actions.
         depth_size: Height and width of the depth images in pixels.
         observations: Which of the vectors and cameras to give; what is left out costs nothing.
         renderer: "egl", "rays" or "auto" (see `DepthRenderer`).
         threads: Threads for physics and rendering; None for one per CPU.
         max_episode_steps: Control steps before an episode is cut off.
+        randomization: What else each episode draws.
         autoreset_mode: A `gymnasium.vector.AutoresetMode` or its value: "SameStep", "NextStep", "Disabled".
         layout_seeds: Layout seeds to play first after every full reset.
         render_mode: None or "rgb_array" (pictures by the camera called "top").
 
     Attributes:
         renderer: "egl" or "rays", whichever draws the depth images; None without them.
+        randomized: What the episodes have drawn, each (num_envs, ...), by the names of `Randomization`: 1 and 0 for
+            factors and offsets that are not drawn, latencies as whole control steps. For cameras (num_envs, cameras)
+            or (num_envs, cameras, 3), whether they are observed or not.
 
     Raises:
         ValueError: A setting that does not exist or makes no sense.
@@ -78,8 +86,12 @@ class MujocoVectorEnv(VectorEnv[Obs, NDArray[Any], NDArray[Any]], ABC):
         cameras: Mapping[str, str],
         action_space: spaces.Box,
         fields: Sequence[str],
+        robot_body: str,
+        control_step_s: float,
         depth_size: tuple[int, int],
         observations: Sequence[str],
+        idle_action: Sequence[float] | None = None,
+        randomization: Randomization = Randomization(),
         renderer: str = "auto",
         threads: int | None = None,
         max_episode_steps: int = 60,
@@ -119,8 +131,24 @@ class MujocoVectorEnv(VectorEnv[Obs, NDArray[Any], NDArray[Any]], ABC):
 
         self._batch = Batch(model, num_envs, min(threads, num_envs))
         self._default_state = self._batch.state[0].copy()
-        self._fields = {name: self._batch.expand(name) for name in fields}
+        self._randomizer = Randomizer(randomization, self._batch, robot_body, list(cameras.values()), control_step_s)
+        self.randomized = self._randomizer.values
+        self._fields = {**self._randomizer.fields, **{name: self._batch.expand(name) for name in fields}}
+        self._default_fields = {name: values[0].copy() for name, values in self._fields.items()}
         self._models = [copy.copy(model) for _ in range(num_envs)]  # hold the fields' values, for the renderers
+        assert action_space.shape is not None
+        self._last_actions = np.zeros((num_envs, *action_space.shape))
+        self._idle_action = np.zeros(action_space.shape) if idle_action is None else np.asarray(idle_action)
+        delays = self._randomizer
+        self._coming: DelayLine | None = None
+        if delays.max_action_delay:
+            self._coming = DelayLine(num_envs, delays.max_action_delay, action_space.shape, np.float64)
+        self._seen: dict[str, DelayLine] = {}
+        if delays.max_depth_delay:
+            self._seen = {
+                name: DelayLine(num_envs, delays.max_depth_delay, self._depth_size, np.float32)
+                for name in self._cameras
+            }
         self._picture: PictureRenderer | None = None
         self._depth: DepthRenderer | None = None
         if self._cameras:
@@ -130,11 +158,18 @@ class MujocoVectorEnv(VectorEnv[Obs, NDArray[Any], NDArray[Any]], ABC):
 
     @abstractmethod
     def _begin(self, ids: Ids, seeds: Sequence[int]) -> None:
-        """Write the episodes of these seeds into simulations that have just been reset to the model's defaults."""
+        """Write the episodes of these seeds into simulations that have just been reset to the model's defaults.
+
+        State and fields have the model's values, and the randomized ones what was drawn, on top of which to multiply.
+        """
 
     @abstractmethod
     def _advance(self, ids: Ids, actions: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-        """Let these simulations act for one control step; return their rewards and which have terminated, each (n,)."""
+        """Let these simulations act for one control step; return their rewards and which have terminated, each (n,).
+
+        Actions are those that take effect now; `_last_actions` has what was commanded one step before, and what is
+        commanded now when observations are taken.
+        """
 
     @abstractmethod
     def _vector(self, name: str, ids: Ids) -> NDArray[np.float32]:
@@ -212,7 +247,8 @@ class MujocoVectorEnv(VectorEnv[Obs, NDArray[Any], NDArray[Any]], ABC):
         terminated, truncated = np.zeros((2, self.num_envs), bool)
         self._restart(resetting, [None] * self.num_envs, info)
         if len(acting):
-            rewards[acting], terminated[acting] = self._advance(acting, actions[acting])
+            rewards[acting], terminated[acting] = self._advance(acting, self._arriving(acting, actions[acting]))
+            self._last_actions[acting] = actions[acting]
             self._elapsed[acting] += 1
             truncated[acting] = ~terminated[acting] & (self._elapsed[acting] >= self.max_episode_steps)
         observation = self._observe()
@@ -243,12 +279,17 @@ class MujocoVectorEnv(VectorEnv[Obs, NDArray[Any], NDArray[Any]], ABC):
         for i in ids.tolist():
             seed = self._queue.popleft() if self._queue else given[i]
             self._layout_seeds[i] = self._generators[i].integers(2**31) if seed is None else seed
+        seeds = self._layout_seeds[ids].tolist()
         self._batch.state[ids] = self._default_state
-        self._begin(ids, self._layout_seeds[ids].tolist())
+        for name, values in self._fields.items():
+            values[ids] = self._default_fields[name]
+        self._randomizer.apply(ids, seeds)
+        self._begin(ids, seeds)
         if self._depth is not None or self.render_mode is not None:
             for i in ids.tolist():
                 self._batch.get_model(i, self._models[i])
         self._elapsed[ids] = 0
+        self._last_actions[ids] = 0
         self._has_ended[ids] = False
         self._add(info, ids, {"layout_seed": self._layout_seeds[ids]})
 
@@ -278,10 +319,27 @@ class MujocoVectorEnv(VectorEnv[Obs, NDArray[Any], NDArray[Any]], ABC):
         if self._depth is not None:
             frames = [np.empty((len(ids), *self._depth_size), np.float32) for _ in self._cameras]
             self._depth.render([self._models[i] for i in ids], self._batch.state[ids], frames)
-            observation = {name: depth[:, None] for name, depth in zip(self._cameras, frames, strict=True)}
+            for name, depth in zip(self._cameras, frames, strict=True):
+                observation[name] = self._arrived(name, ids, depth)[:, None]
         for name in self._vectors:
             observation[name] = self._vector(name, ids)
         return observation
+
+    def _arriving(self, ids: Ids, actions: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The actions that take effect now."""
+        if self._coming is None:
+            return actions
+        steps, delays = self._elapsed[ids], self._randomizer.action_delays[ids]
+        arriving = self._coming(ids, steps, actions, np.minimum(steps, delays))
+        arriving[steps < delays] = self._idle_action
+        return arriving
+
+    def _arrived(self, name: str, ids: Ids, depth: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The newest images that have arrived: an episode's first one is there at once."""
+        if name not in self._seen:
+            return depth
+        steps = self._elapsed[ids]
+        return self._seen[name](ids, steps, depth, np.minimum(steps, self._randomizer.depth_delays[ids]))
 
     def _add(self, info: Info, ids: Ids, values: dict[str, NDArray[Any]]) -> None:
         """Put values of some environments into info, with masks, as gymnasium's vector environments do."""

@@ -81,11 +81,11 @@ def summarize(episodes: Sequence[Episode]) -> dict[str, Any]:
         "reward": statistics.mean([episode.reward for episode in episodes]),
     }
     for name, example in episodes[0].measures.items():
-        values = [episode.measures[name] for episode in episodes]
+        values = np.array([episode.measures[name] for episode in episodes])
         if isinstance(example, bool):
-            figures[f"{name}_rate"] = statistics.rate(np.asarray(values, bool))
-        else:
-            figures[name] = statistics.mean(values)
+            figures[f"{name}_rate"] = statistics.rate(values)
+        elif not np.isnan(values).all():  # NaN: an episode has no such figure, as a failure has no time to success
+            figures[name] = statistics.mean(values[~np.isnan(values)])
     return figures
 
 

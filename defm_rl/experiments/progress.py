@@ -114,10 +114,16 @@ class Progress:
 def _averages(episodes: Sequence[Episode]) -> dict[str, float]:
     """The columns of the history beside steps and seconds."""
     first = episodes[0].measures
-    measures = {name: float(np.mean([episode.measures[name] for episode in episodes])) for name in first}
+    measures = {name: _mean([episode.measures[name] for episode in episodes]) for name in first}
     return {
         "success_rate": float(np.mean([episode.success for episode in episodes])),
         "episode_reward": float(np.mean([episode.reward for episode in episodes])),
         "episode_steps": float(np.mean([episode.steps for episode in episodes])),
         **{f"{name}_rate" if isinstance(first[name], bool) else name: value for name, value in measures.items()},
     }
+
+
+def _mean(values: Sequence[float]) -> float:
+    """The mean of what is not NaN: an episode that has no such figure, as a failure has no time to success."""
+    known = [value for value in values if value == value]
+    return float(np.mean(known)) if known else float("nan")

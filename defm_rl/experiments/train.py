@@ -30,7 +30,7 @@ from defm_rl.experiments.interruption import INTERRUPTED, stop_on_sigterm
 from defm_rl.experiments.progress import Curves, Progress
 from defm_rl.experiments.provenance import provenance
 from defm_rl.experiments.runs import Run, to_config, verify_encoder, write_json
-from defm_rl.experiments.trainers import Trainer, make_trainer
+from defm_rl.experiments.trainers import Trainer, make_trainer, training_keys
 
 _logger = logging.getLogger(__name__)
 
@@ -56,15 +56,14 @@ def train(config: Config, run: Run) -> dict[str, Any]:
         config.encoder.weights = former["encoder"]["weights"]
     with refused_settings():
         encoder = environments.settle_weights(config.encoder, config.env.depth_size)
-        observations = environments.policy_keys(config.encoder, config.algo)
-        env = environments.make_vec_env(config.env, observations, seed=config.seed)
+        checkpoint, steps = (run.checkpoint, former["steps"]) if former else (None, 0)
+        env = environments.make_vec_env(config.env, training_keys(config, checkpoint), seed=config.seed)
     if former is not None:
         verify_encoder(former, encoder)
     settle_threads(config)
     try:
         with refused_settings():
             watched = WatchEpisodes(environments.encode_once(env, config.encoder, encoder))
-            checkpoint, steps = (run.checkpoint, former["steps"]) if former else (None, 0)
             trainer = make_trainer(config, watched, checkpoint, steps)
         if steps == 0 or steps < config.algo.total_steps:
             _learn(config, run, trainer, watched, encoder, former)
@@ -81,6 +80,7 @@ def train(config: Config, run: Run) -> dict[str, Any]:
         "made_by": {
             "experiment": config.experiment,
             "encoder": run.state()["encoder"],
+            **trainer.origin,
             "sensor": config.env.sensor,
             "seed": config.seed,
             **provenance(),
@@ -106,7 +106,8 @@ def _learn(
     """Trains to the configured number of steps; leaves a checkpoint whatever happens."""
 
     def save() -> None:
-        state = {"steps": trainer.steps, "seconds": progress.seconds, "encoder": _describe(config, encoder)}
+        made_by = {"encoder": _describe(config, encoder), **trainer.origin}
+        state = {"steps": trainer.steps, "seconds": progress.seconds, **made_by}
         run.save_checkpoint(trainer.save, state)
 
     curves = Curves(run.folder / "tensorboard", _start_wandb(config, run))

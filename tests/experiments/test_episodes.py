@@ -1,6 +1,7 @@
 """Episodes are counted and reported whatever the task and whoever acts in it."""
 
 import csv
+import dataclasses
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from gymnasium.vector import VectorWrapper
 from defm_rl.experiments import environments
 from defm_rl.experiments.config import NavigationEnvConfig
 from defm_rl.experiments.episodes import Episode, WatchEpisodes, run_episodes
-from defm_rl.experiments.evaluate import describe, summarize, write_episodes
+from defm_rl.experiments.evaluation import describe, summarize, write_episodes
 from defm_rl.experiments.progress import Curves, Progress
 
 
@@ -112,6 +113,13 @@ def test_every_measure_and_every_failure_is_summarized_with_its_interval(tmp_pat
         **{"layout": "8", "success": "False", "failure": "fall", "steps": "30", "reward": "-1.0"},
         **{"spl": "0.0", "stuck": "True"},
     }
+
+
+def test_a_figure_that_only_some_episodes_have_is_averaged_over_those():
+    episodes = [dataclasses.replace(EPISODES[0], measures={"time_s": value}) for value in (2.0, float("nan"), 4.0)]
+    assert summarize(episodes)["time_s"]["mean"] == 3.0
+    assert summarize(episodes)["time_s"]["episodes"] == 2
+    assert "time_s" not in summarize(episodes[1:2])
 
 
 def test_the_history_has_a_column_for_every_measure_and_checkpoints_are_due(tmp_path):

@@ -12,7 +12,7 @@ from defm_rl.experiments import animation, environments
 from defm_rl.experiments.config import Config
 from defm_rl.experiments.episodes import Policy, run_episodes
 from defm_rl.experiments.evaluation import Options
-from defm_rl.experiments.recording import Camera, Recording
+from defm_rl.experiments.recording import Recording, filmed
 
 WIDTH_PX = 480
 COLOURS = 64
@@ -60,24 +60,15 @@ def _record(
     """The first layouts, each environment's first: these see the same noise as in the evaluation."""
     num_envs = min(options.num_envs, options.episodes)
     layouts = range(options.first_layout, options.first_layout + num_envs)
-    seen = environments.policy_keys(config.encoder, config.algo)
-    env = environments.make_vec_env(
-        config.env,
-        (animation.DEPTH, *seen),
-        sensor=sensor,
-        seed=options.first_layout,
-        num_envs=num_envs,
-        layout_seeds=list(layouts),
-    )
+    camera = filmed(config, layouts, sensor=sensor, seed=options.first_layout)
     recordings = []
     try:
-        camera = Camera(env, animation.DEPTH, seen)
         for episode in run_episodes(policy, environments.encode_once(camera, config.encoder, encoder), layouts):
             recording = camera.finished.pop(episode.layout)
             recording.outcome = episode
             recordings.append(recording)
     finally:
-        env.close()
+        camera.close()
     return sorted(recordings, key=lambda recording: recording.outcome.layout if recording.outcome else 0)
 
 

@@ -19,7 +19,7 @@ from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 from torch import Tensor, nn
 
 from defm_rl.experiments.config import Config, EncoderConfig, PPOConfig, SACConfig
-from defm_rl.experiments.environments import encoder_kwargs, trainable_stages
+from defm_rl.experiments.environments import encoder_kwargs, policy_keys, trainable_stages
 from defm_rl.experiments.episodes import Observations, WatchEpisodes
 from defm_rl.experiments.networks import DepthCnn
 from defm_rl.experiments.progress import Curves, Progress
@@ -28,6 +28,11 @@ from defm_rl.sb3 import DefmExtractor, EncoderAdam, FeatureProjection, Gymnasium
 ALGORITHMS: dict[str, type[BaseAlgorithm]] = {"ppo": PPO, "sac": SAC}
 FEATURE_CLIP = 5.0  # standard deviations
 _MODEL, _STATISTICS = "model.zip", "statistics.pkl"  # files of a checkpoint
+
+
+def training_keys(config: Config, checkpoint: Path | None = None) -> tuple[str, ...]:
+    """What the environments give while the policy trains: what it sees."""
+    return policy_keys(config.encoder, config.algo)
 
 
 class SB3Trainer:
@@ -57,6 +62,11 @@ class SB3Trainer:
     def policy(self) -> "SB3Policy":
         """The policy as it is now."""
         return SB3Policy(self.model, self.model.get_vec_normalize_env())
+
+    @property
+    def origin(self) -> dict[str, Any]:
+        """Nothing else."""
+        return {}
 
     def learn(self, total_steps: int, progress: Progress) -> None:
         """Trains up to so many steps."""
@@ -201,6 +211,7 @@ class LinearSchedule:
 def make_model(config: Config, env: VecEnv) -> BaseAlgorithm:
     """The algorithm with its policy, on environments that `standardize` made."""
     algo = config.algo
+    assert isinstance(algo, PPOConfig | SACConfig)
     common: dict[str, Any] = {
         "learning_rate": LinearSchedule(algo.learning_rate, algo.final_learning_rate_share),
         "gamma": algo.gamma,
@@ -212,7 +223,6 @@ def make_model(config: Config, env: VecEnv) -> BaseAlgorithm:
     policy_kwargs = {"net_arch": list(algo.net_arch), **extractor(config.encoder, config.env.depth_size)}
     if isinstance(algo, PPOConfig):
         return _make_ppo(algo, env, common, policy_kwargs)
-    assert isinstance(algo, SACConfig)
     return _make_sac(algo, env, common, policy_kwargs)
 
 
