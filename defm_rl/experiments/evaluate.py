@@ -203,5 +203,5 @@ def _encoders(
             real, source = scenes.recorded_frames(chosen.recorded, config, chosen.recorded_units_per_m, chosen.frames)
             problems += [problem for problem in source.pop("problems") if problem not in problems]
         encoder = environments.make_encoder(config.encoder, config.env.depth_size)
-        reports[key] = scenes.report_encoder(encoder, frames, names, real, seed=chosen.first_layout)
+        reports[key] = scenes.report_encoder(encoder, arm.task, frames, names, real, seed=chosen.first_layout)
     return list(reports.values()), source

@@ -113,6 +113,36 @@ def stratified_bootstrap(
     return Aggregate(value=value, low=float(interval.low), high=float(interval.high), runs=runs)
 
 
+def over_runs_and_episodes(
+    runs: Sequence[NDArray[np.float64]], confidence: float = 0.95, resamples: int = 2000, seed: int = 0
+) -> Aggregate:
+    """Mean of the runs' means, with a percentile bootstrap over the runs and, within each, over its episodes.
+
+    With the handful of runs that there are, a bootstrap over runs alone is too narrow: it is nothing where two runs
+    happen to agree, however few their episodes.
+
+    Args:
+        runs: The figures of each run's episodes.
+        confidence: Of the interval.
+        resamples: How many.
+        seed: Of the resampling.
+
+    Raises:
+        ValueError: Where there is no run, or one without episodes.
+    """
+    if not runs or not all(len(run) for run in runs):
+        raise ValueError("A mean over runs needs at least one run, and an episode in each.")
+    rng = np.random.default_rng(seed)
+    # For each resample, a mean of resampled episodes of every run; then runs are drawn from these.
+    means = np.stack([run[rng.integers(len(run), size=(resamples, len(runs), len(run)))].mean(axis=2) for run in runs])
+    drawn = rng.integers(len(runs), size=(resamples, len(runs)))
+    resampled = means[drawn, np.arange(resamples)[:, None], np.arange(len(runs))].mean(axis=1)
+    low, high = np.quantile(resampled, ((1 - confidence) / 2, (1 + confidence) / 2))
+    return Aggregate(
+        value=float(np.mean([run.mean() for run in runs])), low=float(low), high=float(high), runs=len(runs)
+    )
+
+
 def probability_of_improvement(better: Scores, worse: Scores) -> float:
     """P(X > Y): how likely a run of one policy is above a run of another, averaged over tasks (Agarwal et al. 2021).
 

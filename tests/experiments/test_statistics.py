@@ -8,6 +8,7 @@ from defm_rl.experiments.statistics import (
     exact_test,
     iqm,
     mean,
+    over_runs_and_episodes,
     performance_profile,
     probability_of_improvement,
     rate,
@@ -80,6 +81,20 @@ def test_runs_are_resampled_within_their_task():
     scores = np.array([[0.1, 0.9], [0.1, 0.9], [0.1, 0.9]])
     interval = stratified_bootstrap(lambda matrix: float(matrix.mean()), scores)
     assert (interval["low"], interval["high"]) == pytest.approx((0.5, 0.5))
+
+
+def test_runs_that_agree_still_have_the_width_of_their_episodes():
+    rng = np.random.default_rng(0)
+    runs = [rng.permutation(np.arange(100) < 80).astype(float) for _ in range(3)]
+    estimate = over_runs_and_episodes(runs)
+    error = np.sqrt(0.8 * 0.2 / 300)
+    assert (estimate["value"], estimate["runs"]) == (pytest.approx(0.8), 3)
+    assert (estimate["low"], estimate["high"]) == pytest.approx((0.8 - 1.96 * error, 0.8 + 1.96 * error), abs=0.01)
+    # Runs that differ much: what their episodes add is little.
+    apart = over_runs_and_episodes([np.full(100, value) for value in (0.0, 0.5, 1.0)])
+    assert (apart["low"], apart["high"]) == pytest.approx((0, 1), abs=0.17)
+    with pytest.raises(ValueError, match="at least one run"):
+        over_runs_and_episodes([])
 
 
 def test_a_single_run_has_no_interval_over_runs():

@@ -51,7 +51,7 @@ def encoder_report():
     cameras = [{"camera": name, **row, "mmd_to_recorded": 0.2} for name in ("ideal", "stereo")]
     cameras.append({**cameras[0], "camera": "recorded", "cosine": None, "cka": None, "shift": None, "mmd_to_recorded": None})
     facts = {
-        "encoder": "defm_resnet18", "weights": "random", "sha256": "cd" * 32, "features": ["P4"], "channels": 8, "frames": 16,
+        "encoder": "defm_resnet18", "task": "Navigation-v0, boxes", "weights": "random", "sha256": "cd" * 32, "features": ["P4"], "channels": 8, "frames": 16,
         "image_size": [24, 48], "cameras": cameras, "nearest_to_recorded": "stereo",
     }  # fmt: skip
     picture = np.zeros((6, 12, 3), np.uint8)

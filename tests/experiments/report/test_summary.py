@@ -52,7 +52,7 @@ def test_one_run_has_wilsons_interval_and_several_that_over_runs(content):
     assert (figure["value"], figure["low"], figure["high"]) == pytest.approx((0.2, wilson["low"], wilson["high"]))
     assert (figure["interval"], figure["runs"], figure["episodes"]) == ("Wilson", 1, 40)
     figure = defm["by_sensor"]["stereo"]["figure"]
-    assert (figure["value"], figure["interval"], figure["runs"], figure["episodes"]) == (pytest.approx(0.6), "bootstrap over runs", 2, 80)
+    assert (figure["value"], figure["interval"], figure["runs"], figure["episodes"]) == (pytest.approx(0.6), "bootstrap over runs and episodes", 2, 80)
 
 
 def test_the_drop_is_against_the_sensor_of_the_training(content):
