@@ -4,14 +4,17 @@ import gymnasium
 
 from defm_rl.envs.manipulation import ManipulationConfig, ManipulationEnv, ManipulationVectorEnv
 from defm_rl.envs.navigation import NavigationConfig, NavigationEnv, NavigationVectorEnv
+from defm_rl.envs.randomization import RANDOMIZATIONS, Randomization
 
 __all__ = [
+    "RANDOMIZATIONS",
     "ManipulationConfig",
     "ManipulationEnv",
     "ManipulationVectorEnv",
     "NavigationConfig",
     "NavigationEnv",
     "NavigationVectorEnv",
+    "Randomization",
 ]
 
 gymnasium.register(

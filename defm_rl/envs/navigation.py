@@ -28,9 +28,9 @@ class NavigationConfig:
     Attributes:
         level: "open", "one_wall", "two_walls", "boxes" or "corridors", from easy to hard.
         robot: "rover", the path of an MJCF file, or `robot_descriptions:NAME`. It must have joints "x", "y" (slides) and
-            "yaw" (a hinge) as its first ones, all of one body, whose camera "depth" looks ahead; actuators "forward"
-            (m/s) and "turn" (rad/s), which obey the commands; a geom "hull", a cylinder or sphere around the body's
-            axis, and a sensor "bumper" that is positive when something touches it.
+            "yaw" (a hinge) as its first ones, all of one body at the origin, whose camera "depth" looks ahead;
+            actuators "forward" (m/s) and "turn" (rad/s), which obey the commands; a geom "hull", a cylinder or sphere
+            around the body's axis, and a sensor "bumper" that is positive when something touches it.
         observations: Which of "depth" and "state" to give; without "depth" nothing is rendered.
         depth_size: Height and width of the depth image in pixels.
         horizontal_fov_deg: The depth camera's horizontal field of view in degrees.
@@ -151,9 +151,8 @@ class NavigationVectorEnv(MujocoVectorEnv):
         self._qpos, self._qvel = self._batch.bind("qpos")[:, :3], self._batch.bind("qvel")[:, :3]
         self._ctrl = self._batch.bind("ctrl")
         self._forward, self._turn = model.actuator("forward").id, model.actuator("turn").id
-        self._bumper = slice(
-            model.sensor("bumper").adr[0], model.sensor("bumper").adr[0] + model.sensor("bumper").dim[0]
-        )
+        bumper = model.sensor("bumper")
+        self._bumper = slice(bumper.adr[0], bumper.adr[0] + bumper.dim[0])
         camera = model.camera("depth").id
         self._camera_pos = np.broadcast_to(model.cam_pos[camera], (num_envs, 3))
         if "cam_pos" in self._fields:

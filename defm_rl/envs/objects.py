@@ -161,7 +161,7 @@ def _draw_object(rng: np.random.Generator, shape: str) -> Object:
     )
 
 
-# Of solids with half extents a, b, c: the volume over abc, and the mean square of each coordinate over its half extent's.
+# Of solids with half extents a, b, c: the volume over abc; the mean square of each coordinate over its half extent's.
 _VOLUME = {"cube": 8.0, "box": 8.0, "cylinder": 2 * np.pi, "ellipsoid": 4 * np.pi / 3, "hammer": 8.0}
 _GYRATION = {
     "cube": np.full(3, 1 / 3),

@@ -85,6 +85,7 @@ def _described(name: str) -> Path:
     """The MJCF file of a robot of robot_descriptions, which downloads it when its module is imported."""
     module_name = f"{_COLLECTION}.{name if name.endswith('_description') else f'{name}_mj_description'}"
     try:
+        importlib.import_module(_COLLECTION)
         module: Any = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         if error.name == module_name:

@@ -342,6 +342,76 @@ def test_nothing_returned_is_written_again(make):
             np.testing.assert_array_equal(value, copy[name])
 
 
+# Robots
+
+OWN_ROVER = """
+<mujoco model="mine">
+  <option timestep="0.02" integrator="implicitfast"/>
+  <default><geom contype="0" conaffinity="0" group="2"/></default>
+  <worldbody>
+    <body name="base">
+      <joint name="x" type="slide" axis="1 0 0" damping="100"/>
+      <joint name="y" type="slide" axis="0 1 0" damping="100"/>
+      <joint name="yaw" axis="0 0 1"/>
+      <geom name="hull" type="cylinder" size="0.15 0.05" pos="0 0 0.1" mass="4" contype="1" conaffinity="1"/>
+      <geom name="antenna" size="0.05" pos="0.12 0 0.3" mass="0"/>
+      <site name="axle"/>
+      <camera name="depth" pos="0.05 0 0.3" xyaxes="0 -1 0 0 0 1"/>
+      <body name="wheel" pos="0 0.15 0.05"><joint name="spin" axis="0 1 0"/><geom size="0.05" mass="0.1"/></body>
+    </body>
+  </worldbody>
+  <actuator>
+    <velocity name="spinner" joint="spin" kv="0.1"/>
+    <velocity name="turn" joint="yaw" kv="2"/>
+    <velocity name="forward" site="axle" gear="1 0 0 0 0 0" kv="2000"/>
+  </actuator>
+  <sensor>
+    <jointpos name="odometer" joint="spin"/>
+    <contact name="bumper" geom1="hull" data="found" num="1"/>
+  </sensor>
+</mujoco>"""
+
+
+@pytest.fixture
+def own_rover(tmp_path):
+    path = tmp_path / "mine.xml"
+    path.write_text(OWN_ROVER)
+    return str(path)
+
+
+def test_a_rover_of_ones_own_drives(make, own_rover):
+    env = make(10, level="two_walls", robot=own_rover, randomization={"mass_scale": (0.8, 1.2)})
+    assert mean(run_episodes(env, oracle_action, range(20)), "success") >= 0.95
+    assert mean(run_episodes(env, drive_straight, range(20)), "collision") >= 0.85
+
+
+def test_a_rover_of_ones_own_does_not_see_itself(make, own_rover):
+    seen = make(2, level="open", robot=own_rover, observations=("depth",)).reset(seed=0)[0]["depth"]
+    assert seen[seen > 0].min() > 0.25  # its antenna is 7 cm ahead of the camera
+
+
+@pytest.mark.parametrize(
+    ("part", "other", "message"),
+    [
+        ('name="forward"', 'name="ahead"', r"lacks actuators forward \(there are: spinner, turn, ahead\)"),
+        ('name="yaw" axis', 'name="heading" axis', "lacks joints yaw"),
+        ('<body name="base">', '<body name="base" pos="1 0 0">', "stand at the origin"),
+        ('type="cylinder" size="0.15 0.05"', 'type="box" size="0.1 0.1 0.1"', "must be a cylinder or a sphere"),
+        ('<body name="base">', '<body name="base"><joint name="lift"/>', "must come first, in this order"),
+    ],
+)
+def test_a_rover_that_does_not_fit_is_an_error(tmp_path, part, other, message):
+    assert part in OWN_ROVER
+    path = tmp_path / "odd.xml"
+    path.write_text(
+        OWN_ROVER.replace(part, other).replace(
+            'joint="yaw"', 'joint="heading"' if "heading" in other else 'joint="yaw"'
+        )
+    )
+    with pytest.raises(ValueError, match=message):
+        NavigationVectorEnv(robot=str(path))
+
+
 # Interfaces
 
 
@@ -447,6 +517,8 @@ def test_hydras_lists_are_welcome(make):
         ({"max_depth_m": -1.0}, ValueError, "max_depth_m must be positive"),
         ({"horizontal_fov_deg": 180.0}, ValueError, "between 0 and 180"),
         ({"layout_seeds": [-1]}, ValueError, "must not be negative"),
+        ({"robot": "rovr"}, ValueError, "did you mean 'rover'"),
+        ({"randomization": {"mas_scale": (1, 2)}}, ValueError, "unknown randomization 'mas_scale', did you mean 'mass_scale'"),
     ],
 )
 def test_bad_settings_are_errors_that_say_what_is_wrong(settings, error, message):
