@@ -24,6 +24,7 @@ _TIMESTEP_S = 0.01
 _UPDATES = 2  # times a control step that joint targets are computed anew
 _DAMPING = 0.05  # of the least squares; the arm slows down near singular poses rather than swing
 _POSTURE_GAIN = 0.1  # share of the way back to the home posture that the redundant joint takes at every update
+_FINGER_GAIN = 4  # fingers move at full speed from a quarter of full action on
 _MAX_JOINT_SPEED_RAD_S = 2.175  # the Panda's slower joints
 # Bounds of the gripper's pose: x, y, z (m) of the point between the finger tips and the turn about the vertical (rad).
 # At its lowest the finger tips are on the table; half a turn is enough, as the gripper is symmetrical.
@@ -66,6 +67,8 @@ class ManipulationConfig:
         threads: Threads for physics and rendering; None for one per CPU.
         max_episode_steps: Control steps before an episode is cut off; None for the level's.
         control_step_s: Seconds between two actions.
+        ready_share: Share of episodes that begin with the open gripper around an object or just above it. A curriculum:
+            teachers learn to close it before they have learned to get there.
         max_step_m: How far action 1 moves the gripper in one step, along each axis.
         max_turn_rad: How far action 1 turns the gripper in one step.
         finger_speed_m_s: How fast each finger moves.
@@ -94,13 +97,14 @@ class ManipulationConfig:
     threads: int | None = None
     max_episode_steps: int | None = None
     control_step_s: float = 0.1
+    ready_share: float = 0.0
     max_step_m: float = 0.04
     max_turn_rad: float = 0.25
     finger_speed_m_s: float = 0.05
     lift_height_m: float = 0.1
     hold_s: float = 0.5
     reach_reward: float = 1.0
-    align_reward: float = 0.5
+    align_reward: float = 0.25
     grasp_reward: float = 1.0
     lift_reward: float = 2.0
     step_penalty: float = 0.02
@@ -127,6 +131,8 @@ class ManipulationConfig:
         ):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+        if not 0 <= self.ready_share <= 1:
+            raise ValueError(f"ready_share must lie between 0 and 1, got {self.ready_share}")
         if np.allclose(self.camera_position_m[:2], self.camera_target_m[:2]):
             raise ValueError(
                 "camera_position_m and camera_target_m must be apart, seen from above, or the image has no upper side; "
@@ -153,11 +159,12 @@ class ManipulationVectorEnv(MujocoVectorEnv):
     angular velocity (3, in 5 rad/s), half extents (3, in 0.05 m), one-hot shape (4, as `SHAPES`), mass (in 0.1 kg),
     sliding friction, which fingers touch it (2), lifted height (in 0.1 m).
 
-    Action (5): movement of the gripper's commanded pose along x, y, z (the base's axes) and about the vertical, and the
-    gripper's opening, all from -1 to 1. The gripper points down, and its command never runs farther ahead of it than
+    Action (5): movement of the gripper's commanded pose along x, y, z (the base's axes) and about the vertical, and of
+    the fingers (positive opens), all from -1 to 1. The gripper points down, and its command never runs farther ahead of it than
     one step. Damped least squares turn the command into joint targets, which servos follow, so that exploration is
     straight in the space in which the task is simple while joint limits, torques and lags remain those of an arm. The
-    gripper opens for 0 and above, so that an untrained policy approaches with open fingers, and is shut at -1.
+    fingers move at full speed from a quarter of full action on, so that closing them does not take a rare run of large
+    actions.
 
     Reward: the gain in a potential since the last step (nearness to an object, along a funnel that leads down to it,
     how narrow it is between the fingers, closing them there, both touching it, its height), minus a little for every
@@ -289,13 +296,22 @@ class ManipulationVectorEnv(MujocoVectorEnv):
             self._objects[i] = draw_scene(self.level, seed)
             for k, thing in enumerate(self._objects[i]):
                 self._place_object(i, k, thing)
-            rng = np.random.default_rng([seed, 2])
-            starts[row] = rng.uniform(*_STARTS)
+            starts[row] = self._draw_start(np.random.default_rng([seed, 2]), self._objects[i])
         self._batch.set_const(ids)
         self._pose_arm(ids, starts)
         self._highest_m[ids] = self._held_s[ids] = 0
         self._success[ids] = self._lost[ids] = False
         self._potential[ids], self._lift_m[ids] = self._progress(ids)
+
+    def _draw_start(self, rng: np.random.Generator, objects: list[Object]) -> Floats:
+        """Where a gripper begins: somewhere above the middle, or ready to grasp the first object."""
+        start = rng.uniform(*_STARTS)
+        if rng.random() < self.config.ready_share:
+            thing = objects[0]
+            start[:2] = thing.position[:2] + rng.uniform(-0.004, 0.004, 2)
+            start[2] = thing.position[2] + rng.uniform(0.0, 0.08)
+            start[3] = (thing.yaw + np.pi / 2) % np.pi - np.pi / 2
+        return start
 
     def _place_object(self, i: int, k: int, thing: Object) -> None:
         fields, geoms = self._fields, self._geoms[k]
@@ -357,10 +373,10 @@ class ManipulationVectorEnv(MujocoVectorEnv):
         here, reach = self._gripper_poses(ids), self._reach
         targets = np.clip(self._targets[ids] + actions[:, :4] * reach, here - reach, here + reach)
         self._targets[ids] = targets = np.clip(targets, *_WORKSPACE)
-        opening = self._actuator_length[ids, self._gripper]
-        wanted = self._shut + self._stroke * np.clip(1 + actions[:, 4], 0, 1)
-        way = config.finger_speed_m_s * config.control_step_s
-        self._ctrl[ids, self._gripper] = np.clip(wanted, opening - way, opening + way)
+        way_m = config.finger_speed_m_s * config.control_step_s * np.clip(_FINGER_GAIN * actions[:, 4], -1, 1)
+        self._ctrl[ids, self._gripper] = np.clip(
+            self._actuator_length[ids, self._gripper] + way_m, self._shut, self._shut + self._stroke
+        )
         substeps = max(1, round(config.control_step_s / _UPDATES / _TIMESTEP_S))
         arm_qpos = np.ix_(ids, self._arm_qpos)
         for _ in range(_UPDATES):
@@ -413,10 +429,9 @@ class ManipulationVectorEnv(MujocoVectorEnv):
         distance = np.hypot(aside, offset[..., 2] - above)
         held = self._touches(ids).all(axis=2)
         lift_m = positions[:, :, 2] - self._rest_height_m[ids]
-        closed = 1 - self._opening(ids)[:, None]
         potential = config.reach_reward * (1 - np.tanh(5 * distance))
         potential -= config.align_reward * self._excess_width_m(ids) / 0.02
-        potential += config.grasp_reward * (held + closed * np.exp(-((distance / 0.02) ** 2)))
+        potential += config.grasp_reward * held
         potential += config.lift_reward * np.clip(lift_m / config.lift_height_m, 0, 1)
         return potential.max(axis=1), lift_m.max(axis=1)
 

@@ -67,7 +67,7 @@ class Level:
     Attributes:
         name: How it is asked for.
         num_objects: Objects on the table.
-        shapes: What they may be; "cube" is a box of 5 cm.
+        shapes: What they may be; "cube" is a box of 4 cm.
         max_episode_steps: Control steps before an episode is cut off.
     """
 
@@ -129,7 +129,7 @@ def _draw_object(rng: np.random.Generator, shape: str) -> Object:
     # Every shape is narrow enough in y (below 7 cm) for a gripper that opens 8 cm, and low enough to be held at its
     # middle without touching the palm.
     if shape == "cube":
-        half_sizes[0] = 0.025
+        half_sizes[0] = 0.02
     elif shape == "box":
         half_sizes[0] = rng.uniform((0.015, 0.012, 0.015), (0.05, 0.03, 0.04))
     elif shape == "cylinder":
