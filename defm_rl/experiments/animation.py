@@ -56,7 +56,8 @@ def write_gif(recordings: list[Recording], path: Path, title: str = "") -> None:
     durations: list[int] = []
     far_m = min(FAR_M, max(float(np.max(frame)) for recording in recordings for frame in recording.depth))
     for number, recording in enumerate(recordings):
-        scene = _Scene(recording, f"{title}\nlayout {number + 1} of {len(recordings)}", far_m)
+        counted = f"\nlayout {number + 1} of {len(recordings)}" if len(recordings) > 1 else ""
+        scene = _Scene(recording, title + counted, far_m)
         for step in range(len(recording.depth)):
             frames.append(scene.draw(step))
             durations.append(FRAME_MS)

@@ -63,7 +63,7 @@ def parse(arguments: Sequence[str]) -> tuple[list[Run], Settings]:
 
 def main(arguments: Sequence[str]) -> int:
     """The command; returns its exit status."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+    settings.log_to_stdout()
     try:
         runs, chosen = parse(arguments)
     except USER_ERRORS as error:
@@ -163,7 +163,8 @@ def _films(arm: Arm, content: dict[str, Any], chosen: Settings, problems: list[s
     """Of an arm's first run, behind the sensor of its training and the one with which it loses most."""
     by_sensor = next(policy for policy in content["policies"] if policy["name"] == arm.name)["by_sensor"]
     drops = {name: seen["drop"]["value"] for name, seen in by_sensor.items() if seen["drop"]}
-    shown = [name for name in (arm.trained_with, max(drops, key=drops.__getitem__, default=None)) if name in by_sensor]
+    worst = max(drops, key=lambda name: drops[name], default=arm.trained_with)
+    shown = [name for name in dict.fromkeys((arm.trained_with, worst)) if name in by_sensor]
     if not shown:
         return []
     _logger.info("Filming %s", arm.name)
@@ -202,5 +203,5 @@ def _encoders(
             real, source = scenes.recorded_frames(chosen.recorded, config, chosen.recorded_units_per_m, chosen.frames)
             problems += [problem for problem in source.pop("problems") if problem not in problems]
         encoder = environments.make_encoder(config.encoder, config.env.depth_size)
-        reports[key] = scenes.report_encoder(encoder, frames, names, real, seed=chosen.first_layout)
+        reports[key] = scenes.report_encoder(encoder, arm.task, frames, names, real, seed=chosen.first_layout)
     return list(reports.values()), source

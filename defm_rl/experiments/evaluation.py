@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from defm_rl.encoders import DepthEncoder
 from defm_rl.experiments import environments, statistics
@@ -21,6 +22,8 @@ from defm_rl.experiments.progress import progress_bar
 from defm_rl.experiments.provenance import provenance
 from defm_rl.experiments.runs import Run, verify_encoder, write_json
 from defm_rl.experiments.trainers import load_policy
+
+_THREADS = torch.get_num_threads()
 
 
 @dataclass
@@ -140,15 +143,27 @@ def load(run: Run) -> tuple[Config, Policy, DepthEncoder | None]:
     """
     config = run.config()
     encoder = None
+    torch.set_num_threads(_THREADS)  # the encoder shares its batches over as many as there are when it is made
     if config.encoder.kind == "defm":
         encoder = environments.make_encoder(config.encoder, config.env.depth_size)
         verify_encoder(run.state(), encoder)
+    settle_threads(config)
     try:
         return config, load_policy(config, run.checkpoint), encoder
     except USER_ERRORS:
         raise
     except (OSError, ValueError, KeyError, RuntimeError, ImportError, zipfile.BadZipFile, pickle.PickleError) as error:
         raise ConfigError(f"The checkpoint of {run.folder} cannot be read: {error}") from error
+
+
+def settle_threads(config: Config) -> None:
+    """Gives PyTorch as many threads as the policy has use for.
+
+    One that trains no images gains nothing from more than one, and loses much where they have to share a core with
+    others: they wait for each other after every operation. A frozen encoder has threads of its own.
+    """
+    if config.encoder.kind != "cnn" and not config.encoder.trainable:
+        torch.set_num_threads(1)
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from typing import Any
 from defm_rl.experiments import environments
 from defm_rl.experiments.config import USER_ERRORS, ConfigError, compose_config, known_keys, refused_settings
 from defm_rl.experiments.report import recorded, scenes, settings
+from defm_rl.experiments.report.arms import task_name
 from defm_rl.experiments.report.write import write_report
 from defm_rl.experiments.runs import to_config
 
@@ -40,7 +41,7 @@ class Settings:
 
 def main(arguments: Sequence[str]) -> int:
     """The command; returns its exit status."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+    settings.log_to_stdout()
     try:
         problems = _run(arguments)
     except USER_ERRORS as error:
@@ -71,7 +72,7 @@ def _run(arguments: Sequence[str]) -> list[str]:
         encoder = environments.settle_weights(config.encoder, config.env.depth_size)
         assert encoder is not None
         frames = scenes.scene_frames(config, chosen.frames, chosen.first_layout)
-    report = scenes.report_encoder(encoder, frames, names, real, seed=chosen.first_layout)
+    report = scenes.report_encoder(encoder, task_name(config), frames, names, real, seed=chosen.first_layout)
     _logger.info("%s", _table(report.summary))
     problems: list[str] = [] if source is None else source.pop("problems")
     if chosen.report:

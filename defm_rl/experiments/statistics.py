@@ -11,6 +11,9 @@ from numpy.typing import NDArray
 from scipy import stats
 
 
+_BARNARD_EPISODES = 250
+
+
 class Estimate(TypedDict):
     """A figure with its 95 % confidence interval and the number of episodes behind it."""
 
@@ -110,6 +113,36 @@ def stratified_bootstrap(
     return Aggregate(value=value, low=float(interval.low), high=float(interval.high), runs=runs)
 
 
+def over_runs_and_episodes(
+    runs: Sequence[NDArray[np.float64]], confidence: float = 0.95, resamples: int = 2000, seed: int = 0
+) -> Aggregate:
+    """Mean of the runs' means, with a percentile bootstrap over the runs and, within each, over its episodes.
+
+    With the handful of runs that there are, a bootstrap over runs alone is too narrow: it is nothing where two runs
+    happen to agree, however few their episodes.
+
+    Args:
+        runs: The figures of each run's episodes.
+        confidence: Of the interval.
+        resamples: How many.
+        seed: Of the resampling.
+
+    Raises:
+        ValueError: Where there is no run, or one without episodes.
+    """
+    if not runs or not all(len(run) for run in runs):
+        raise ValueError("A mean over runs needs at least one run, and an episode in each.")
+    rng = np.random.default_rng(seed)
+    # For each resample, a mean of resampled episodes of every run; then runs are drawn from these.
+    means = np.stack([run[rng.integers(len(run), size=(resamples, len(runs), len(run)))].mean(axis=2) for run in runs])
+    drawn = rng.integers(len(runs), size=(resamples, len(runs)))
+    resampled = means[drawn, np.arange(resamples)[:, None], np.arange(len(runs))].mean(axis=1)
+    low, high = np.quantile(resampled, ((1 - confidence) / 2, (1 + confidence) / 2))
+    return Aggregate(
+        value=float(np.mean([run.mean() for run in runs])), low=float(low), high=float(high), runs=len(runs)
+    )
+
+
 def probability_of_improvement(better: Scores, worse: Scores) -> float:
     """P(X > Y): how likely a run of one policy is above a run of another, averaged over tasks (Agarwal et al. 2021).
 
@@ -134,8 +167,11 @@ def performance_profile(scores: Scores, thresholds: NDArray[np.float64]) -> NDAr
     return (_matrix(scores).ravel() > np.asarray(thresholds)[:, None]).mean(axis=1)
 
 
-def exact_test(successes: Sequence[bool], others: Sequence[bool]) -> float:
-    """Barnard's exact test of two independent success rates (Barnard 1945).
+def exact_test(successes: Sequence[bool] | NDArray[np.bool_], others: Sequence[bool] | NDArray[np.bool_]) -> float:
+    """An exact test of two independent success rates: Barnard's, or Fisher's where there are many episodes.
+
+    Barnard's (1945) sees more in few episodes. Its time grows with the product of their numbers, while the two come to
+    agree: beyond 250 episodes on a side Fisher's stands in, which errs towards no difference.
 
     Returns:
         The two-sided p value: how likely rates at least this far apart are where both are the same.
@@ -146,10 +182,12 @@ def exact_test(successes: Sequence[bool], others: Sequence[bool]) -> float:
     a, b = np.asarray(successes, bool), np.asarray(others, bool)
     if not a.size or not b.size:
         raise ValueError("Rates to compare need at least one episode each.")
-    if a.all() == b.all() and a.any() == b.any() and a.all() == a.any():
-        return 1.0  # all or nothing on both sides: the test is not defined, and there is no difference
-    table = [[a.sum(), b.sum()], [(~a).sum(), (~b).sum()]]
-    return float(stats.barnard_exact(table).pvalue)
+    together = np.concatenate([a, b])
+    if together.all() or not together.any():
+        return 1.0  # all or nothing on both sides: the tests are not defined, and there is no difference
+    table = np.array([[a.sum(), b.sum()], [(~a).sum(), (~b).sum()]])
+    test = stats.barnard_exact if max(a.size, b.size) <= _BARNARD_EPISODES else stats.fisher_exact
+    return float(test(table).pvalue)
 
 
 def _matrix(scores: Scores) -> Scores:

@@ -11,7 +11,6 @@ from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-import torch
 from omegaconf import DictConfig
 
 from defm_rl.encoders import DepthEncoder
@@ -25,7 +24,7 @@ from defm_rl.experiments.config import (
     refused_settings,
     register,
 )
-from defm_rl.experiments.evaluation import Options, describe, evaluate, summarize, write_episodes
+from defm_rl.experiments.evaluation import Options, describe, evaluate, settle_threads, summarize, write_episodes
 from defm_rl.experiments.episodes import WatchEpisodes
 from defm_rl.experiments.interruption import INTERRUPTED, stop_on_sigterm
 from defm_rl.experiments.progress import Curves, Progress
@@ -61,10 +60,7 @@ def train(config: Config, run: Run) -> dict[str, Any]:
         env = environments.make_vec_env(config.env, training_keys(config, checkpoint), seed=config.seed)
     if former is not None:
         verify_encoder(former, encoder)
-    if config.encoder.kind != "cnn" and not config.encoder.trainable:
-        # A policy this small gains nothing from more threads, and loses much where they have to share a core with
-        # others: they wait for each other after every operation. The encoder has threads of its own.
-        torch.set_num_threads(1)
+    settle_threads(config)
     try:
         with refused_settings():
             watched = WatchEpisodes(environments.encode_once(env, config.encoder, encoder))
@@ -198,7 +194,8 @@ def _job(composed: DictConfig) -> float:
         raise SystemExit(INTERRUPTED) from None
     evaluation = metrics["evaluation"]
     _logger.info("On layouts never seen in training: %s", describe(evaluation))
-    if metrics["made_by"]["encoder"]["weights"] == "random":
+    encoder = metrics["made_by"]["encoder"]
+    if encoder["kind"] == "defm" and encoder["weights"] == "random":
         _logger.info("(the encoder's weights are random, not the published ones)")
     _logger.info(
         "%.0f s altogether. Look at %s and %s",

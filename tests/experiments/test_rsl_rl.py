@@ -48,7 +48,7 @@ def metrics(run: Run) -> dict:
 
 def evaluated(run: Run) -> dict:
     assert evaluate.main([str(run.folder), "episodes=4", "first_layout=1000000"]) == 0
-    return json.loads((run.folder / "evaluations" / "1000000-4" / "metrics.json").read_text())
+    return json.loads((run.folder / "evaluations" / "1000000-4" / "ideal" / "metrics.json").read_text())
 
 
 def test_a_run_leaves_what_every_run_does(here):

@@ -8,6 +8,7 @@ from defm_rl.experiments.statistics import (
     exact_test,
     iqm,
     mean,
+    over_runs_and_episodes,
     performance_profile,
     probability_of_improvement,
     rate,
@@ -82,6 +83,20 @@ def test_runs_are_resampled_within_their_task():
     assert (interval["low"], interval["high"]) == pytest.approx((0.5, 0.5))
 
 
+def test_runs_that_agree_still_have_the_width_of_their_episodes():
+    rng = np.random.default_rng(0)
+    runs = [rng.permutation(np.arange(100) < 80).astype(float) for _ in range(3)]
+    estimate = over_runs_and_episodes(runs)
+    error = np.sqrt(0.8 * 0.2 / 300)
+    assert (estimate["value"], estimate["runs"]) == (pytest.approx(0.8), 3)
+    assert (estimate["low"], estimate["high"]) == pytest.approx((0.8 - 1.96 * error, 0.8 + 1.96 * error), abs=0.01)
+    # Runs that differ much: what their episodes add is little.
+    apart = over_runs_and_episodes([np.full(100, value) for value in (0.0, 0.5, 1.0)])
+    assert (apart["low"], apart["high"]) == pytest.approx((0, 1), abs=0.17)
+    with pytest.raises(ValueError, match="at least one run"):
+        over_runs_and_episodes([])
+
+
 def test_a_single_run_has_no_interval_over_runs():
     assert stratified_bootstrap(iqm, X[:1]) == {"value": iqm(X[:1]), "low": None, "high": None, "runs": 1}
     with pytest.raises(ValueError, match="matrix"):
@@ -101,3 +116,6 @@ def test_an_exact_test_tells_a_difference_from_chance():
     assert exact_test(flips(5, 5), flips(9, 9)) == exact_test(flips(0, 5), flips(0, 9)) == 1.0
     # Barnard 1945 as worked in SciPy's documentation: 7 of 15 against 12 of 15 fall ill.
     assert exact_test(flips(7, 15), flips(12, 15)) == pytest.approx(0.0680, abs=2e-3)
+    # Many episodes: Fisher's p, from the hypergeometric distribution.
+    table = [[500, 520], [100, 80]]
+    assert exact_test(flips(500, 600), flips(520, 600)) == pytest.approx(stats.fisher_exact(table).pvalue)

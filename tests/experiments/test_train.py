@@ -77,7 +77,7 @@ def test_an_evaluation_repeats_itself_and_others_take_fresh_layouts(here, capsys
     assert evaluate.main([str(run.folder), "episodes=6", "first_layout=1000000", "num_envs=3"]) == 0
     assert evaluate.main([str(run.folder), "episodes=6"]) == 0
     again, fresh = (
-        json.loads((run.folder / "evaluations" / name / "metrics.json").read_text())
+        json.loads((run.folder / "evaluations" / name / "ideal" / "metrics.json").read_text())
         for name in ("1000000-6", "2000000-6")
     )
     assert again["reward"] == pytest.approx(metrics(run)["evaluation"]["reward"], rel=1e-4)
@@ -100,7 +100,7 @@ def test_every_way_to_learn_trains_and_can_be_evaluated_again(here, overrides):
     assert train.main(["experiment=navigation", "evaluation.clips=0", *overrides]) == 0
     run = only_run(here)
     assert evaluate.main([str(run.folder), "episodes=6", "first_layout=1000000"]) == 0
-    again = json.loads((run.folder / "evaluations" / "1000000-6" / "metrics.json").read_text())
+    again = json.loads((run.folder / "evaluations" / "1000000-6" / "ideal" / "metrics.json").read_text())
     assert again["reward"] == pytest.approx(metrics(run)["evaluation"]["reward"], rel=1e-4)
 
 
@@ -109,7 +109,7 @@ def test_a_sensor_is_what_policies_see_with_and_it_is_said(here):
     run = only_run(here)
     assert metrics(run)["made_by"]["sensor"] == "stereo"
     assert evaluate.main([str(run.folder), "episodes=6", "first_layout=1000000", "num_envs=4"]) == 0
-    again = json.loads((run.folder / "evaluations" / "1000000-6" / "metrics.json").read_text())
+    again = json.loads((run.folder / "evaluations" / "1000000-6" / "ideal" / "metrics.json").read_text())
     assert again["made_by"]["sensor"] == "stereo"
     assert again["reward"] == pytest.approx(metrics(run)["evaluation"]["reward"], rel=1e-4)
 

@@ -14,7 +14,7 @@ _ENCODER = "encoder."
 _TASK = ("env.id", "env.level")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Arm:
     """One policy, trained with one or several seeds.
 
@@ -36,7 +36,7 @@ class Arm:
     @property
     def task(self) -> str:
         """Environment and level; only arms of one task are compared."""
-        return f"{self.config.env.id}, {self.config.env.level}"
+        return task_name(self.config)
 
     @property
     def trained_with(self) -> str:
@@ -57,6 +57,11 @@ def group(runs: Sequence[Run], configs: Sequence[Config]) -> list[Arm]:
         ordered = sorted(indices, key=lambda index: configs[index].seed)
         arms.append(Arm(name, tuple(runs[i] for i in ordered), tuple(configs[i] for i in ordered)))
     return arms
+
+
+def task_name(config: Config) -> str:
+    """Environment and level."""
+    return f"{config.env.id.rpartition('/')[2]}, {config.env.level}"
 
 
 def encoder_name(config: Config) -> str:

@@ -23,7 +23,7 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 MARKERS = ("o", "s", "D", "^", "v", "P", "X")
 SUCCESS_COLOUR = "#B8C4CE"
 FAILURE_COLOURS = ("#D55E00", "#E69F00", "#0072B2", "#CC79A7", "#000000", "#56B4E9", "#009E73")
-_STYLE = {
+_STYLE: Any = {
     "font.family": "sans-serif",
     "font.sans-serif": ["system-ui", "Segoe UI", "Helvetica", "Arial", "DejaVu Sans"],
     "font.size": 10,

@@ -5,6 +5,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from PIL import Image, ImageSequence
 
 from defm_rl.encoders import DepthEncoder
@@ -14,8 +15,8 @@ from defm_rl.experiments.episodes import Policy, run_episodes
 from defm_rl.experiments.evaluation import Options
 from defm_rl.experiments.recording import Recording, filmed
 
-WIDTH_PX = 480
-COLOURS = 64
+WIDTH_PX = 540
+COLOURS = 128
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,9 @@ def _gif(recording: Recording, title: str) -> bytes:
                 height = round(frame.height * WIDTH_PX / frame.width)
                 frames.append(frame.convert("RGB").resize((WIDTH_PX, height), Image.Resampling.LANCZOS))
                 durations.append(frame.info["duration"])
-    palette = frames[-1].quantize(COLOURS)
+    # One palette for the whole film, from its beginning, middle and end: one for each frame would make colours flicker.
+    telling = np.concatenate([np.asarray(frames[index]) for index in (0, len(frames) // 2, -1)])
+    palette = Image.fromarray(telling).quantize(COLOURS)
     small = [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
     buffer = io.BytesIO()
     small[0].save(buffer, "GIF", save_all=True, append_images=small[1:], duration=durations, loop=0)

@@ -163,7 +163,7 @@ def mmd2(a: Features, b: Features) -> float:
 def nearest_to_recorded(gaps: Sequence[Mapping[str, object]]) -> str | None:
     """The simulated camera whose features are distributed most like those of the recorded frames."""
     known = [(row["mmd_to_recorded"], row["camera"]) for row in gaps if row["mmd_to_recorded"] is not None]
-    return str(min(known)[1]) if known else None  # type: ignore[type-var]
+    return str(min(known)[1]) if known else None
 
 
 def _standardizer(reference: Features) -> Callable[[Features], Features]:

@@ -36,7 +36,7 @@ def render(
         lstrip_blocks=True,
     )
     environment.filters.update(
-        png=png_uri, gif=gif_uri, share=share, figure=figure, signed=signed, number=number, p_value=p_value
+        png=png_uri, gif=gif_uri, share=share, figure=figure, signed=signed, number=number, p_value=p_value, commit=commit
     )
     policies = summary.get("policies", [])
     tasks = list(dict.fromkeys(policy["task"] for policy in policies))
@@ -124,8 +124,14 @@ def figure(value: Mapping[str, Any], percent: bool) -> str:
 
 def signed(value: float, percent: bool) -> str:
     """A difference, with its sign; shares in percentage points."""
-    text = f"{100 * value:+.1f}" if percent else f"{value:+.3f}"
-    return text.replace("-", "−")
+    digits = 1 if percent else 3
+    rounded = round(100 * value if percent else value, digits)
+    return "0" if rounded == 0 else f"{rounded:+.{digits}f}".replace("-", "−")
+
+
+def commit(name: str | None) -> str:
+    """Short, with a mark where the working tree differed from it."""
+    return "no checkout" if name is None else "+".join([name[:10], *name.split("+")[1:]])
 
 
 def p_value(value: float | None) -> str:

@@ -95,13 +95,23 @@ def recorded_frames(
 
 def report_encoder(
     encoder: DepthEncoder,
+    task: str,
     ideal: NDArray[np.float32],
     sensors: Sequence[str],
     recorded: NDArray[np.float32] | None = None,
     *,
     seed: int = 0,
 ) -> EncoderReport:
-    """Figures and pictures of one encoder behind simulated sensors and, where there are any, recorded frames."""
+    """Figures and pictures of one encoder behind simulated sensors and, where there are any, recorded frames.
+
+    Args:
+        encoder: The encoder, frozen.
+        task: What the ideal frames are of.
+        ideal: (N, H, W) metres, as `scene_frames` gives them.
+        sensors: Names of simulated sensors.
+        recorded: (M, H, W) metres.
+        seed: Of the sensors' noise.
+    """
 
     def encode(frames: NDArray[np.float32]) -> NDArray[np.float64]:
         return encoder.encode(frames).cpu().numpy().astype(np.float64)
@@ -119,6 +129,7 @@ def report_encoder(
     ]
     summary = {
         "encoder": encoder.encoder_name,
+        "task": task,
         "weights": encoder.provenance.source,
         "sha256": encoder.provenance.sha256,
         "features": list(encoder.features),

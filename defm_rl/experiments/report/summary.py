@@ -34,7 +34,7 @@ def summarize(results: Results, arms: Sequence[Arm], sensors: Sequence[str], mea
     """
     for cells in results.values():
         for _, episodes in cells:
-            _check_measure(episodes[0], measure)
+            _check_measure(episodes, measure)
     return {
         "measure": measure,
         "sensors": list(sensors),
@@ -83,12 +83,14 @@ def _measure(episode: Episode, measure: str) -> float:
     return float(episode.measures[measure])
 
 
-def _check_measure(episode: Episode, measure: str) -> None:
-    known = ["success", "steps", "reward", *episode.measures]
+def _check_measure(episodes: Sequence[Episode], measure: str) -> None:
+    known = ["success", "steps", "reward", *episodes[0].measures]
     if measure not in known:
         raise ConfigError(
             f"measure={measure}: the task does not report it.{suggest(measure, known)} There is: {', '.join(known)}."
         )
+    if np.isnan(values(episodes, measure)).any():
+        raise ConfigError(f"measure={measure}: only some episodes have it; the main measure is one that all have.")
 
 
 def _policy(results: Results, arm: Arm, sensors: Sequence[str], measure: str) -> dict[str, Any]:
@@ -136,10 +138,16 @@ def _seen(
         "drop": _drop(cells, trained, measure),
         "failures": dict(Counter(episode.failure for episode in everything if not episode.success).most_common()),
         "means": {
-            name: float(values(everything, name).mean())
+            name: _mean_of_those_that_have_it(values(everything, name))
             for name in ("success", *everything[0].measures, "steps", "reward")
         },
     }
+
+
+def _mean_of_those_that_have_it(figures: NDArray[np.float64]) -> float | None:
+    """NaN: an episode has no such figure, as a failure has no time to success."""
+    known = figures[~np.isnan(figures)]
+    return float(known.mean()) if known.size else None
 
 
 def _is_rate(episodes: Sequence[Episode], measure: str) -> bool:
@@ -147,11 +155,14 @@ def _is_rate(episodes: Sequence[Episode], measure: str) -> bool:
 
 
 def _figure(runs: Sequence[NDArray[np.float64]], *, rate: bool) -> dict[str, Any]:
-    """One run: over its episodes. Several: the mean of their means, over runs."""
+    """One run: over its episodes. Several: the mean of their means, over the runs and their episodes."""
     episodes = sum(map(len, runs))
     if len(runs) > 1:
-        over_runs = statistics.stratified_bootstrap(np.mean, np.array([[run.mean()] for run in runs]))
-        return {**over_runs, "episodes": episodes, "interval": "bootstrap over runs"}
+        return {
+            **statistics.over_runs_and_episodes(runs),
+            "episodes": episodes,
+            "interval": "bootstrap over runs and episodes",
+        }
     estimate = statistics.rate(runs[0].astype(bool)) if rate else statistics.mean(runs[0])
     return {
         "value": estimate["mean"],
