@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from defm_rl.encoders import DepthEncoder
 from defm_rl.experiments import environments
 from defm_rl.experiments.config import USER_ERRORS, Config, ConfigError, refused_settings
+from defm_rl.experiments.episodes import Policy
 from defm_rl.experiments.evaluation import Cell, Options, describe, evaluate, load
 from defm_rl.experiments.interruption import INTERRUPTED, stop_on_sigterm
 from defm_rl.experiments.report import clips, recorded, scenes, settings, summary
@@ -17,6 +19,8 @@ from defm_rl.experiments.report.write import default_folder, write_report
 from defm_rl.experiments.runs import Run
 
 _logger = logging.getLogger(__name__)
+
+_CLIPS_BYTES = 2_000_000  # a third more as text in the page, which is to stay below 5 MB
 
 
 @dataclass
@@ -71,6 +75,7 @@ def main(arguments: Sequence[str]) -> int:
         return 2
     stop_on_sigterm()
     problems: list[str] = []
+    cells: list[Cell] = []
     try:
         configs = _configurations(runs, problems)
         cells = [Cell(run, name, chosen.options()) for run, config in configs.items() for name in _sensors(config, chosen)]
@@ -105,53 +110,64 @@ def _configurations(runs: Sequence[Run], problems: list[str]) -> dict[Run, Confi
     return configs
 
 
-def _evaluate_all(
-    cells: Sequence[Cell], configs: dict[Run, Config], chosen: Settings, problems: list[str]
-) -> None:
+def _evaluate_all(cells: Sequence[Cell], configs: dict[Run, Config], chosen: Settings, problems: list[str]) -> None:
     """Fills the cells that are not finished; one that fails does not keep the others from being filled."""
     number = 0
     for run in configs:
         own = [cell for cell in cells if cell.run == run]
-        loaded = None
+        missing = [cell for cell in own if chosen.fresh or not cell.finished]
+        loaded = _loaded(run, problems) if missing else None
         for cell in own:
             number += 1
-            before = cell.finished and not chosen.fresh
-            if not before:
-                try:
-                    loaded = loaded or load(run)
-                    config, policy, encoder = loaded
-                    cell.write(config, evaluate(config, policy, encoder, cell.options, cell.sensor))
-                except USER_ERRORS as error:
-                    problems.append(f"{run.folder}, sensor {cell.sensor}: {error}")
-                    continue
-            metrics = cell.metrics()
-            _logger.info(
-                "[%d/%d] %s, sensor %s: %s%s",
-                number,
-                len(cells),
-                run.folder,
-                cell.sensor,
-                describe(metrics),
-                " (from before)" if before else "",
-            )
+            if cell in missing and not (loaded and _fill(cell, loaded, problems)):
+                continue
+            before = "" if cell in missing else " (from before)"
+            figures = describe(cell.metrics())
+            _logger.info("[%d/%d] %s, sensor %s: %s%s", number, len(cells), run.folder, cell.sensor, figures, before)
         if run.state()["encoder"].get("weights") == "random":
             _logger.info("  (the encoder's weights are random, not the published ones)")
 
 
+def _loaded(run: Run, problems: list[str]) -> tuple[Config, Policy, DepthEncoder | None] | None:
+    try:
+        return load(run)
+    except USER_ERRORS as error:
+        problems.append(f"{run.folder}: {error}")
+        return None
+
+
+def _fill(cell: Cell, loaded: tuple[Config, Policy, DepthEncoder | None], problems: list[str]) -> bool:
+    """Evaluates; says whether it worked."""
+    config, policy, encoder = loaded
+    try:
+        cell.write(config, evaluate(config, policy, encoder, cell.options, cell.sensor))
+    except USER_ERRORS as error:
+        problems.append(f"{cell.run.folder}, sensor {cell.sensor}: {error}")
+        return False
+    return True
+
+
 def _report(cells: Sequence[Cell], configs: dict[Run, Config], chosen: Settings, problems: list[str]) -> None:
     """Writes what the finished cells say."""
-    arms = group(list(configs), list(configs.values()))
+    cells = [cell for cell in cells if cell.finished]
+    runs = list(dict.fromkeys(cell.run for cell in cells))
+    arms = group(runs, [configs[run] for run in runs])
     names = list(dict.fromkeys(cell.sensor for cell in cells))
     results = {
         (arm, name): [
-            (cell, cell.episodes()) for cell in cells if cell.run in arm.runs and cell.sensor == name and cell.finished
+            (cell, cell.episodes()) for cell in cells if cell.run in arm.runs and cell.sensor == name
         ]
         for arm in arms
         for name in names
     }
     content = summary.summarize(results, arms, names, chosen.measure)
     content["options"] = {**vars(chosen), "sensors": names}
-    films = [film for arm in arms for film in _films(arm, content, chosen, problems)] if chosen.clips else []
+    films: list[clips.Clip] = []
+    for arm in arms if chosen.clips else ():
+        if sum(len(film.gif) for film in films) > _CLIPS_BYTES:
+            _logger.info("No clips of %s: the page would become too large", arm.name)
+            continue
+        films += _films(arm, content, chosen, problems)
     encoders, content["recorded"] = _encoders(arms, names, chosen, problems) if chosen.frames else ([], None)
     content["problems"] = list(problems)
     folder = Path(chosen.report) if chosen.report else default_folder()
@@ -168,11 +184,10 @@ def _films(arm: Arm, content: dict[str, Any], chosen: Settings, problems: list[s
     if not shown:
         return []
     _logger.info("Filming %s", arm.name)
-    try:
-        config, policy, encoder = load(arm.runs[0])
-    except USER_ERRORS as error:
-        problems.append(f"{arm.runs[0].folder}: {error}")
+    loaded = _loaded(arm.runs[0], problems)
+    if loaded is None:
         return []
+    config, policy, encoder = loaded
     options = chosen.options()
     return [
         clip
@@ -200,8 +215,14 @@ def _encoders(
             frames = scenes.scene_frames(config, chosen.frames, chosen.first_layout)
         real = None
         if chosen.recorded is not None:
-            real, source = scenes.recorded_frames(chosen.recorded, config, chosen.recorded_units_per_m, chosen.frames)
-            problems += [problem for problem in source.pop("problems") if problem not in problems]
+            try:
+                real, source = scenes.recorded_frames(
+                    chosen.recorded, config, chosen.recorded_units_per_m, chosen.frames
+                )
+                found = source.pop("problems")
+            except ConfigError as error:
+                found = [str(error)]
+            problems += [problem for problem in found if problem not in problems]
         encoder = environments.make_encoder(config.encoder, config.env.depth_size)
         reports[key] = scenes.report_encoder(encoder, arm.task, frames, names, real, seed=chosen.first_layout)
     return list(reports.values()), source

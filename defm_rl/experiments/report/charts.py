@@ -41,6 +41,11 @@ _STYLE: Any = {
 }
 
 
+def with_ids(svg: str, prefix: str) -> str:
+    """The same figure with all its ids, and what refers to them, under a prefix: several figures share a page."""
+    return re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{prefix}-", svg)
+
+
 def measure_name(measure: str) -> str:
     """As it is written on an axis."""
     return {"success": "success rate", "spl": "SPL"}.get(measure, measure.replace("_", " "))
@@ -216,7 +221,7 @@ def _legend_above(axes: Axes) -> None:
 
 
 def _svg(draw: Callable[[Axes], None], size_in: tuple[float, float], name: str) -> str:
-    """One figure as an <svg> element whose ids begin with `name`: several share a page."""
+    """One figure as an <svg> element whose ids begin with `name`."""
     with matplotlib.rc_context(_STYLE):
         figure: Figure = plt.figure(figsize=size_in)
         try:
@@ -228,4 +233,4 @@ def _svg(draw: Callable[[Axes], None], size_in: tuple[float, float], name: str) 
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
-    return re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", text)
+    return with_ids(text, name)

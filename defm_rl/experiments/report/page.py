@@ -42,9 +42,9 @@ def render(
     tasks = list(dict.fromkeys(policy["task"] for policy in policies))
     return environment.get_template("page.html.jinja").render(
         summary=summary,
-        sections=[_task_section(summary, task, arms) for task in tasks],
+        sections=[_task_section(summary, number, task, arms) for number, task in enumerate(tasks)],
         encoders=encoders,
-        scales=[Markup(charts.depth_scale(encoder.far_m)) for encoder in encoders],
+        scales=[Markup(charts.with_ids(charts.depth_scale(e.far_m), f"encoder{i}")) for i, e in enumerate(encoders)],
         clips=clips,
         random_weights=_random_weights(summary),
         measure=charts.measure_name(summary.get("measure", "success")),
@@ -52,15 +52,13 @@ def render(
     )
 
 
-def _task_section(summary: Mapping[str, Any], task: str, arms: Sequence[Arm]) -> dict[str, Any]:
+def _task_section(summary: Mapping[str, Any], number: int, task: str, arms: Sequence[Arm]) -> dict[str, Any]:
     """What is drawn of one task: policies of different tasks share no axis."""
     policies = [policy for policy in summary["policies"] if policy["task"] == task and policy["by_sensor"]]
     sensors = [name for name in summary["sensors"] if any(name in policy["by_sensor"] for policy in policies)]
-    prefix = f"t{sorted({policy['task'] for policy in summary['policies']}).index(task)}"
 
     def chart(svg: str | None) -> Markup | None:
-        # Ids are made anew for each task: several charts of one kind share the page.
-        return None if svg is None else Markup(svg.replace('id="', f'id="{prefix}').replace('"#', f'"#{prefix}').replace("url(#", f"url(#{prefix}"))
+        return None if svg is None else Markup(charts.with_ids(svg, f"task{number}"))
 
     return {
         "task": task,

@@ -59,17 +59,18 @@ def make_run(folder: Path, overrides: list[str], seed: int) -> Run:
     return run
 
 
-@pytest.fixture
-def runs(tmp_path) -> list[Run]:
+@pytest.fixture(scope="session")
+def runs(tmp_path_factory) -> list[Run]:
     """Three policies with two, two and one seeds."""
+    base = tmp_path_factory.mktemp("study")
     return [
-        make_run(tmp_path / f"{name}-{seed}", overrides, seed)
+        make_run(base / f"{name}-{seed}", overrides, seed)
         for name, overrides in OVERRIDES.items()
         for seed in range(1 if name == "blind" else 2)
     ]
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def study(runs):
     """The runs' arms and the results behind each sensor, finished cells on disk."""
     configs = [run.config() for run in runs]

@@ -136,7 +136,7 @@ def test_a_broken_run_is_named_and_the_others_are_evaluated(here, capsys):
     assert layouts(here / "blind", "stereo")
     report = json.loads((here / "out" / "report.json").read_text())
     assert {seen for policy in report["policies"] for seen in policy["by_sensor"]} == {"ideal", "stereo"}
-    assert len(report["problems"]) >= 3
+    assert len(report["problems"]) == 3
     assert "holds no checkpoint" in (here / "out" / "report.html").read_text()
 
 
@@ -193,6 +193,17 @@ def test_a_wrong_setting_is_refused_before_anything_is_evaluated(here, count, ca
     assert evaluate.main(arguments) == 2
     assert message in capsys.readouterr().err
     assert count == []
+
+
+def test_recorded_depth_that_cannot_be_read_leaves_the_rest_of_the_report(here, capsys):
+    (here / "recorded").mkdir()
+    (here / "recorded" / "frame.png").write_bytes(b"not a picture")
+    command = ["seeing", "sensors=ideal", "recorded=recorded", "report=out", "clips=0", *EVALUATION]
+    assert evaluate.main(command) == 2
+    assert "frame.png: cannot be read" in capsys.readouterr().err
+    report = json.loads((here / "out" / "report.json").read_text())
+    assert report["policies"][0]["by_sensor"]["ideal"]["figure"]["episodes"] == 4
+    assert [row["camera"] for row in report["encoders"][0]["cameras"]] == ["ideal"]
 
 
 def test_a_measure_that_the_task_lacks_loses_no_evaluation(here, count, capsys):

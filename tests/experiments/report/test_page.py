@@ -58,8 +58,9 @@ def encoder_report():
     return EncoderReport(facts, [Pair("ideal", picture, picture, 0.01)], 4.2)
 
 
-@pytest.fixture
-def html(study, tmp_path):
+@pytest.fixture(scope="module")
+def html(study, tmp_path_factory):
+    tmp_path = tmp_path_factory.mktemp("page")
     arms, results = study
     content = summary.summarize(results, arms, ["ideal", "stereo", "zedx"], "success")
     content["options"] = {"episodes": 40, "first_layout": 100}
@@ -85,7 +86,7 @@ def test_the_page_says_what_must_not_be_missed(html):
     text = re.sub(r"\s+", " ", "".join(Outline(html).text))
     assert "Random weights. These ran with random encoder weights" in text
     assert "runs/<broken> holds no checkpoint" in text  # escaped in the source
-    assert "30.0\u202f%" in text  # success behind zedx
+    assert "30.0 %" in text  # success behind zedx
     assert "−60.0" in text  # against ideal
     assert "layouts (100 to 139)" in text
     assert "collision · efficientnet_b0" in text
