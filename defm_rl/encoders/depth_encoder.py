@@ -185,7 +185,7 @@ class DepthEncoder(nn.Module):
             The parameters that were not trainable before, to be given to an optimizer.
 
         Raises:
-            ValueError: For a stage that the network does not have.
+            ValueError: For a stage that the network does not have, or stages that the features do not depend on.
         """
         stages = self._stages(trainable)
         if not stages:
@@ -195,6 +195,11 @@ class DepthEncoder(nn.Module):
         thawed = unfreeze(self.net, lambda name: name.startswith(wanted))
         unused = self._unused(thawed)
         freeze(self.net, lambda name: name in unused)
+        if next(self.net.parameters(), None) is None:
+            raise ValueError(
+                f"features {'+'.join(self.features)} of {self.encoder_name} do not depend on {', '.join(stages)}: "
+                f"name earlier stages to train ({', '.join(prefixes)})."
+            )
         self._trainable = tuple(s for s in prefixes if s in stages or s in self._trainable)
         self._runner = None  # its graphs hold a copy of the weights, and are of use to a frozen encoder only
         self.train(self.training)
@@ -330,6 +335,8 @@ class DepthEncoder(nn.Module):
             output = self._raw(torch.ones(1, 3, side, side, device=self.device, dtype=self.dtype))
             tensors = [t for t in (output.global_features, *output.maps.values()) if t is not None]
             total = torch.stack([t.sum() for t in tensors]).sum()
+            if not total.requires_grad:
+                return set(parameters)
             gradients = torch.autograd.grad(total, list(parameters.values()), allow_unused=True)
         return {name for name, gradient in zip(parameters, gradients, strict=True) if gradient is None}
 

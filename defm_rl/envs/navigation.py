@@ -11,6 +11,7 @@ from gymnasium import spaces
 from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
 
+from defm_rl.envs.boxes import BOX_FIELDS, Boxes, add_box
 from defm_rl.envs.core import Ids, MujocoEnv, MujocoVectorEnv, failure_modes
 from defm_rl.envs.layouts import WALL_THICKNESS_M, Grid, Layout, Level, draw_layout, get_level
 from defm_rl.envs.names import hint
@@ -136,7 +137,7 @@ class NavigationVectorEnv(MujocoVectorEnv):
             idle_action=(-1.0, 0.0),
             robot_body=model.body(model.joint("yaw").bodyid[0]).name,
             control_step_s=self.config.control_step_s,
-            fields=("body_pos", "body_quat", "geom_size", "geom_rbound", "geom_aabb", "bvh_aabb", "site_pos"),
+            fields=(*BOX_FIELDS, "site_pos"),
             depth_size=self.config.depth_size,
             observations=self.config.observations,
             renderer=self.config.renderer,
@@ -159,13 +160,7 @@ class NavigationVectorEnv(MujocoVectorEnv):
             self._camera_pos = self._fields["cam_pos"][:, camera]
         self._goal_site = model.site("goal").id
         self._substeps = max(1, round(self.config.control_step_s / model.opt.timestep))
-        first_box = model.body("box0").id if self.level.num_boxes else model.nbody
-        self._box_bodies = slice(first_box, first_box + self.level.num_boxes)
-        # Every box is a body of one geom, so geoms and bounding volumes stand in the same order as the bodies.
-        first_geom = model.body_geomadr[first_box] if self.level.num_boxes else model.ngeom
-        self._box_geoms = slice(first_geom, first_geom + self.level.num_boxes)
-        first_volume = model.body_bvhadr[first_box] if self.level.num_boxes else model.nbvh
-        self._box_volumes = slice(first_volume, first_volume + self.level.num_boxes)
+        self._boxes = Boxes(model, [f"box{k}" for k in range(self.level.num_boxes)], self._fields)
 
         self._radius_m = float(model.geom("hull").size[0])
         self._grid = Grid(self.level.bounds, self._radius_m + self.config.clearance_m)
@@ -206,25 +201,13 @@ class NavigationVectorEnv(MujocoVectorEnv):
         for i, seed in zip(ids.tolist(), seeds, strict=True):
             layout = draw_layout(self.level, self._grid, seed)
             self._layouts[i] = layout
-            self._place_boxes(i, layout.boxes)
+            self._boxes.place(i, _standing(layout.boxes))
             self._qpos[i] = layout.start
             self._goals[i] = self._fields["site_pos"][i, self._goal_site, :2] = layout.goal
             self._fields_to_goal[i] = layout.distances
         self._to_go_m[ids] = self._geodesic_m[ids] = self._distance_to_go(ids)
         self._path_m[ids] = 0
         self._success[ids] = self._collision[ids] = False
-
-    def _place_boxes(self, i: int, boxes: NDArray[np.float64]) -> None:
-        fields, half_sizes, half_yaw = self._fields, boxes[:, 2:4], boxes[:, 4] / 2
-        fields["body_pos"][i, self._box_bodies, :2] = boxes[:, :2]
-        fields["body_quat"][i, self._box_bodies, 0] = np.cos(half_yaw)
-        fields["body_quat"][i, self._box_bodies, 3] = np.sin(half_yaw)
-        fields["geom_size"][i, self._box_geoms, :2] = half_sizes
-        # What the collision and ray tests ask first must follow the sizes: bounding spheres and boxes (centre, half).
-        radius = np.sqrt((half_sizes**2).sum(axis=1) + (_OBSTACLE_HEIGHT_M / 2) ** 2)
-        fields["geom_rbound"][i, self._box_geoms] = radius
-        fields["geom_aabb"][i, self._box_geoms, 3:5] = half_sizes
-        fields["bvh_aabb"][i, self._box_volumes, 3:5] = half_sizes
 
     def _advance(self, ids: Ids, actions: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
         config = self.config
@@ -380,10 +363,11 @@ def _build_model(config: NavigationConfig, level: Level) -> Any:
     walls = [
         (center[0], y, half[0] + thickness, thickness / 2) for y in (y_min - thickness / 2, y_max + thickness / 2)
     ] + [(x, center[1], thickness / 2, half[1] + thickness) for x in (x_min - thickness / 2, x_max + thickness / 2)]
+    half_height = _OBSTACLE_HEIGHT_M / 2
     for k, (x, y, half_x, half_y) in enumerate(walls):
-        _add_box(spec, f"wall{k}", (x, y), (half_x, half_y), (0.6, 0.62, 0.66, 1))
+        add_box(spec, f"wall{k}", (x, y, half_height), (half_x, half_y, half_height), (0.6, 0.62, 0.66, 1))
     for k in range(level.num_boxes):
-        _add_box(spec, f"box{k}", (0, 0), (0.1, 0.1), (0.35, 0.45, 0.6, 1))
+        add_box(spec, f"box{k}", (0, 0, half_height), (0.1, 0.1, half_height), (0.35, 0.45, 0.6, 1))
     spec.worldbody.add_site(
         name="goal",
         type=mujoco.mjtGeom.mjGEOM_CYLINDER,
@@ -418,21 +402,7 @@ def _check_rover(spec: Any, robot: str) -> None:
         raise ValueError(f"robot {robot!r}: geom 'hull' must be a cylinder or a sphere, which looks the same all round")
 
 
-def _add_box(
-    spec: Any, name: str, center: Sequence[float], half: Sequence[float], rgba: tuple[float, float, float, float]
-) -> None:
-    # A body for each, so that a box can be moved and turned without touching a bounding volume shared with others. The
-    # inertia is there only to keep the inertial frame, in which the body's own volume is held, equal to the body's.
-    body = spec.worldbody.add_body(
-        name=name,
-        pos=[*center, _OBSTACLE_HEIGHT_M / 2],
-        explicitinertial=True,
-        mass=1,
-        ipos=[0, 0, 0],
-        iquat=[1, 0, 0, 0],
-        inertia=[1, 1, 1],
-    )
-    size = [*half, _OBSTACLE_HEIGHT_M / 2]
-    # Nothing is left to defaults, which may be a robot's own.
-    box = mujoco.mjtGeom.mjGEOM_BOX
-    body.add_geom(name=name, type=box, size=size, rgba=list(rgba), group=0, contype=1, conaffinity=1)
+def _standing(boxes: NDArray[np.float64]) -> NDArray[np.float64]:
+    """A layout's boxes as `Boxes` places them: on the floor, one as high as the other."""
+    half_height = np.full(len(boxes), _OBSTACLE_HEIGHT_M / 2)
+    return np.column_stack([boxes[:, :2], half_height, boxes[:, 2:4], half_height, boxes[:, 4]])

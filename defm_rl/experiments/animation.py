@@ -1,6 +1,7 @@
-"""Episodes as an animation: what the robot sees beside a map of what it does."""
+"""Episodes as an animation: what the robot sees beside a map or a picture of what it does."""
 
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 
@@ -11,37 +12,33 @@ import numpy as np
 from matplotlib.patches import Circle, Rectangle
 from matplotlib.transforms import Affine2D
 from PIL import Image
-from stable_baselines3.common.base_class import BaseAlgorithm
 
 from defm_rl.encoders import DepthEncoder
-from defm_rl.experiments import policies
+from defm_rl.experiments import environments
 from defm_rl.experiments.config import Config
-from defm_rl.experiments.episodes import Camera, Recording, run_episodes
+from defm_rl.experiments.episodes import Policy, run_episodes
+from defm_rl.experiments.recording import DEPTH, Recording, filmed
 
-FRAME_MS = 100  # twice as fast as the 0.2 s control step
+FRAME_MS = 100  # real time for most tasks; navigation runs twice as fast
 PAUSE_MS = 900  # on an episode's last frame
-FAR_M = 6.0  # depth from here on is drawn in one colour
-OUTCOMES = {"success": "#2e7d32", "collision": "#c62828", "out of time": "#8d6e00"}
+FAR_M = 6.0  # depth from here on, at the latest, is drawn in one colour
+COLOURS = {"success": "#2e7d32", "timeout": "#8d6e00"}  # other failures are red
 
 
-def film(
-    config: Config, model: BaseAlgorithm, encoder: DepthEncoder | None, statistics: Path | None, path: Path
-) -> None:
-    """Records the first evaluation layouts with the deterministic policy and writes them as a GIF."""
+
+def film(config: Config, policy: Policy, encoder: DepthEncoder | None, path: Path) -> None:
+    """Records the first evaluation layouts with the policy and writes them as a GIF."""
     first, clips = config.evaluation.first_layout, config.evaluation.clips
     layouts = range(first, first + clips)
-    # A blind policy is filmed too: its camera runs for the viewer alone.
-    env = policies.make_vec_env(config.env, num_envs=clips, layout_seeds=list(layouts))
+    camera = filmed(config, layouts)
     try:
-        camera = Camera(env, blind=config.encoder.kind == "blind")
-        observed = policies.watch(camera, config.encoder, encoder, statistics)
         recordings = []
-        for episode in run_episodes(model, observed, layouts):
+        for episode in run_episodes(policy, environments.encode_once(camera, config.encoder, encoder), layouts):
             recording = camera.finished[episode.layout]
             recording.outcome = episode
             recordings.append(recording)
     finally:
-        env.close()
+        camera.close()
     write_gif(recordings, path, title=f"{config.experiment}, {_policy_name(config)}")
 
 
@@ -57,8 +54,10 @@ def write_gif(recordings: list[Recording], path: Path, title: str = "") -> None:
     """Draws the recordings one after the other."""
     frames: list[Image.Image] = []
     durations: list[int] = []
+    far_m = min(FAR_M, max(float(np.max(frame)) for recording in recordings for frame in recording.depth))
     for number, recording in enumerate(recordings):
-        scene = _Scene(recording, f"{title}\nlayout {number + 1} of {len(recordings)}")
+        counted = f"\nlayout {number + 1} of {len(recordings)}" if len(recordings) > 1 else ""
+        scene = _Scene(recording, title + counted, far_m)
         for step in range(len(recording.depth)):
             frames.append(scene.draw(step))
             durations.append(FRAME_MS)
@@ -84,15 +83,15 @@ def _without_holes(depth: np.ndarray) -> np.ndarray:
 class _Scene:
     """One episode's figure, of which only what moves is drawn anew."""
 
-    def __init__(self, recording: Recording, title: str) -> None:
+    def __init__(self, recording: Recording, title: str, far_m: float) -> None:
         self.recording = recording
         self.figure = plt.figure(figsize=(8.4, 3.1), dpi=90)
         # Fixed places: nothing may jump from one clip to the next.
         self.camera = self.figure.add_axes((0.02, 0.24, 0.44, 0.56))
-        self.map = self.figure.add_axes((0.52, 0.16, 0.46, 0.64))
+        side = self.figure.add_axes((0.52, 0.16, 0.46, 0.64))
         self.figure.text(0.5, 0.97, title, fontsize=9, color="#444444", ha="center", va="top")
         colours = plt.get_cmap("viridis_r").with_extremes(bad="#202020")
-        self.image = self.camera.imshow(_without_holes(recording.depth[0]), cmap=colours, vmin=0, vmax=FAR_M)
+        self.image = self.camera.imshow(_without_holes(recording.depth[0]), cmap=colours, vmin=0, vmax=far_m)
         self.camera.set(xticks=[], yticks=[])
         self.camera.set_title("what it sees", fontsize=9)
         bar = self.figure.colorbar(
@@ -100,10 +99,47 @@ class _Scene:
         )
         bar.set_label("depth (m); black: nothing there", fontsize=8)
         bar.ax.tick_params(labelsize=7)
-        self._draw_map()
+        self.scene = _Map(recording, side) if recording.layout is not None else _Pictures(recording, side)
+        side.set_axis_off()
+        self.outcome = side.text(0.5, -0.04, "", transform=side.transAxes, ha="center", va="top", fontsize=10)
 
-    def _draw_map(self) -> None:
-        layout, axes = self.recording.layout, self.map
+    def draw(self, step: int) -> Image.Image:
+        """The picture of one step."""
+        self.image.set_data(_without_holes(self.recording.depth[step]))
+        self.scene.show(step)
+        if step == len(self.recording.depth) - 1 and self.recording.outcome is not None:
+            name = self.recording.outcome.failure or "success"
+            self.outcome.set(text=name, color=COLOURS.get(name, "#c62828"))
+        self.figure.canvas.draw()
+        return Image.fromarray(np.asarray(self.figure.canvas.buffer_rgba())[..., :3])  # type: ignore[attr-defined]
+
+    def close(self) -> None:
+        """Frees the figure."""
+        plt.close(self.figure)
+
+
+class _Pictures:
+    """What the task's own camera shows, where it does."""
+
+    def __init__(self, recording: Recording, axes: Any) -> None:
+        self.pictures = recording.pictures
+        if self.pictures:
+            self.image = axes.imshow(self.pictures[0])
+            axes.set_title("what it does", fontsize=9)
+
+    def show(self, step: int) -> None:
+        """Turns to one step."""
+        if self.pictures:
+            self.image.set_data(self.pictures[step])
+
+
+class _Map:
+    """Walls, goal and the way so far, from above."""
+
+    def __init__(self, recording: Recording, axes: Any) -> None:
+        layout = recording.layout
+        assert layout is not None
+        self.poses = recording.poses
         low_x, low_y, high_x, high_y = layout.bounds
         axes.add_patch(Rectangle((low_x, low_y), high_x - low_x, high_y - low_y, fill=False, ec="#333333", lw=1.5))
         for x, y, half_x, half_y, yaw in layout.boxes:
@@ -114,29 +150,14 @@ class _Scene:
         axes.plot(*layout.start[:2], "o", ms=4, color="#999999")
         (self.path,) = axes.plot([], [], color="#0b6e99", lw=1.5)
         (self.robot,) = axes.fill([0], [0], color="#0b6e99")
-        axes.set(
-            xlim=(low_x - 0.2, high_x + 0.2), ylim=(low_y - 0.2, high_y + 0.2), aspect="equal", xticks=[], yticks=[]
-        )
+        axes.set(xlim=(low_x - 0.2, high_x + 0.2), ylim=(low_y - 0.2, high_y + 0.2), aspect="equal")
         axes.set_title("what it does", fontsize=9)
-        axes.set_axis_off()
-        self.outcome = axes.text(0.5, -0.04, "", transform=axes.transAxes, ha="center", va="top", fontsize=10)
 
-    def draw(self, step: int) -> Image.Image:
-        """The picture of one step."""
-        poses = np.asarray(self.recording.poses[: step + 1])
+    def show(self, step: int) -> None:
+        """Turns to one step."""
+        poses = np.asarray(self.poses[: step + 1])
         x, y, yaw = poses[-1]
-        self.image.set_data(_without_holes(self.recording.depth[step]))
         self.path.set_data(poses[:, 0], poses[:, 1])
         arrow = np.array([(0.3, 0.0), (-0.18, 0.17), (-0.18, -0.17)])
         turn = np.array([(np.cos(yaw), np.sin(yaw)), (-np.sin(yaw), np.cos(yaw))])
         self.robot.set_xy(arrow @ turn + (x, y))
-        if step == len(self.recording.depth) - 1 and self.recording.outcome is not None:
-            outcome = self.recording.outcome
-            name = "success" if outcome.success else "collision" if outcome.collision else "out of time"
-            self.outcome.set(text=name, color=OUTCOMES[name])
-        self.figure.canvas.draw()
-        return Image.fromarray(np.asarray(self.figure.canvas.buffer_rgba())[..., :3])  # type: ignore[attr-defined]
-
-    def close(self) -> None:
-        """Frees the figure."""
-        plt.close(self.figure)

@@ -16,6 +16,7 @@ from hydra.errors import HydraException
 from omegaconf import MISSING, DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
+from defm_rl.envs import LocomotionConfig, ManipulationConfig, NavigationConfig
 from defm_rl.encoders.weights import InvalidWeightsError, WeightsNotFoundError, WeightsUnavailableError
 
 CONF_MODULE = "defm_rl.experiments.conf"
@@ -23,26 +24,52 @@ CONF_MODULE = "defm_rl.experiments.conf"
 
 @dataclass
 class EnvConfig:
-    """A vectorized environment, by its gymnasium id."""
+    """A vectorized environment, by its gymnasium id; the task's own settings follow in `env_config`'s classes."""
 
     id: str = MISSING
     num_envs: int = 32
     level: str = MISSING  # how hard; the task's documentation lists its levels
     depth_size: tuple[int, int] = (48, 96)  # height and width of the depth image, pixels
     renderer: str = "auto"  # egl, rays, or auto: EGL where there is OpenGL
+    sensor: str = "ideal"  # the depth camera that policies see with, in training and evaluation; docs/sensors.md
 
     def task(self) -> dict[str, Any]:
         """The task's own settings, as `gymnasium.make_vec` takes them."""
-        return {name: value for name, value in dataclasses.asdict(self).items() if name not in ("id", "num_envs")}
+        others = ("id", "num_envs", "sensor")
+        return {name: value for name, value in dataclasses.asdict(self).items() if name not in others}
 
 
-@dataclass
-class NavigationEnvConfig(EnvConfig):
-    """Point-goal navigation; see `defm_rl.envs.NavigationConfig`."""
+def env_config(task: type) -> type[EnvConfig]:
+    """A task's frozen settings as a schema that Hydra can fill, with what `EnvConfig` adds.
 
-    step_penalty: float = 0.02  # standing still forever costs 50 times this, at a discount of 0.98
-    collision_penalty: float = 1.0
-    success_reward: float = 5.0
+    Args:
+        task: Such as `defm_rl.envs.NavigationConfig`: each of its fields becomes a key `env.NAME`, but for those that an
+            experiment decides elsewhere.
+    """
+    name = f"{task.__name__.removesuffix('Config')}EnvConfig"
+    schema = dataclasses.make_dataclass(name, _settings(task), bases=(EnvConfig,))
+    schema.__doc__ = f"See `defm_rl.envs.{task.__name__}`."
+    return schema
+
+
+def _settings(task: type) -> list[tuple[str, Any, Any]]:
+    """Fields for `make_dataclass`; a nested frozen dataclass, which Hydra could not fill, becomes one that it can."""
+    settings: list[tuple[str, Any, Any]] = []
+    for entry in dataclasses.fields(task):
+        kind, default = entry.type, entry.default
+        if entry.name in ("observations", "threads"):
+            continue
+        if isinstance(kind, type) and dataclasses.is_dataclass(kind):
+            kind = dataclasses.make_dataclass(kind.__name__, _settings(kind))
+            settings.append((entry.name, kind, field(default_factory=kind)))
+        else:
+            settings.append((entry.name, kind, field(default=default)))
+    return settings
+
+
+NavigationEnvConfig = env_config(NavigationConfig)
+LocomotionEnvConfig = env_config(LocomotionConfig)
+ManipulationEnvConfig = env_config(ManipulationConfig)
 
 
 @dataclass
@@ -62,6 +89,7 @@ class EncoderConfig:
     )  # stages to train, or [all]; empty: frozen, encoded once per frame
     learning_rate_scale: float = 0.1  # of the encoder's learning rate to the policy's, where it is trained
     latent_dim: int = 64  # the features are projected to this many before they meet the state
+    cameras: list[str] = field(default_factory=lambda: ["depth"])  # the depth images that the policy sees
     standardize: bool = True  # running standardization of the features, clipped at 5 deviations
 
 
@@ -74,9 +102,8 @@ class AlgoConfig:
     time_limit_s: float | None = None  # end training after this many seconds if the steps take longer
     learning_rate: float = 3e-4
     final_learning_rate_share: float = 1.0  # the learning rate falls linearly to this share of its start
-    gamma: float = 0.99
-    batch_size: int = 256
     net_arch: list[int] = field(default_factory=lambda: [64, 64])
+    observations: list[str] = field(default_factory=lambda: ["state"])  # what the policy knows besides depth
 
 
 @dataclass
@@ -84,6 +111,8 @@ class PPOConfig(AlgoConfig):
     """Proximal policy optimization (Schulman et al. 2017), as in Stable-Baselines3."""
 
     name: str = "ppo"
+    gamma: float = 0.99
+    batch_size: int = 256
     n_steps: int = 64  # rollout length per environment
     n_epochs: int = 8
     gae_lambda: float = 0.95
@@ -100,11 +129,57 @@ class SACConfig(AlgoConfig):
     """Soft actor-critic (Haarnoja et al. 2018), as in Stable-Baselines3."""
 
     name: str = "sac"
+    gamma: float = 0.99
+    batch_size: int = 256
     buffer_size: int = 200_000  # transitions
     learning_starts: int = 5_000  # steps before the first update
     tau: float = 0.005
     train_freq: int = 1  # vectorized steps between updates
     gradient_steps: int = 8  # updates each time
+
+
+@dataclass
+class RslRlConfig(AlgoConfig):
+    """What RSL-RL's algorithms share; the names are RSL-RL's."""
+
+    activation: str = "elu"
+    obs_normalization: bool = False  # running standardization of the vector observations
+    num_steps_per_env: int = 64  # rollout length per environment
+    num_learning_epochs: int = 5
+    max_grad_norm: float = 1.0
+    init_std: float = 0.5  # of the actions that are tried out
+    initial_output_scale: float = 1.0  # of the weights that make actions: small ones begin with actions near 0
+    rnn_type: str | None = None  # lstm or gru: a policy with a memory
+    rnn_hidden_dim: int = 128
+    rnn_num_layers: int = 1
+
+
+@dataclass
+class RslPPOConfig(RslRlConfig):
+    """Proximal policy optimization as in RSL-RL."""
+
+    name: str = "rsl_ppo"
+    critic_observations: list[str] | None = None  # what the critic knows, depth included; null: what the policy does
+    gamma: float = 0.99
+    lam: float = 0.95
+    num_mini_batches: int = 4
+    clip_param: float = 0.2
+    entropy_coef: float = 0.0
+    value_loss_coef: float = 1.0
+    use_clipped_value_loss: bool = True
+    schedule: str = "adaptive"  # of the learning rate: adaptive (to the KL divergence), or fixed (or linearly falling)
+    desired_kl: float = 0.01
+
+
+@dataclass
+class DistillationConfig(RslRlConfig):
+    """A student acts and learns to do what its teacher would have done (Ross et al. 2011), as in RSL-RL."""
+
+    name: str = "distillation"
+    num_steps_per_env: int = 32
+    gradient_length: int = 2  # steps whose losses are added up for one step of the optimizer; more with a memory
+    loss_type: str = "mse"  # or huber
+    init_std: float = 0.1
 
 
 @dataclass
@@ -136,14 +211,15 @@ class Config:
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     experiment: str = "custom"  # its name; also that of the folder its runs are in
     seed: int = 0
+    teacher: str | None = None  # the folder of the run whose policy a student learns from; algo=distillation
     checkpoint_every: int = 25_000  # environment steps
     resume: str | None = None  # the folder of a run to go on with
 
 
 _SCHEMAS: dict[str, tuple[type, ...]] = {
-    "env": (NavigationEnvConfig,),
+    "env": (NavigationEnvConfig, LocomotionEnvConfig, ManipulationEnvConfig),
     "encoder": (EncoderConfig,),
-    "algo": (PPOConfig, SACConfig),
+    "algo": (PPOConfig, SACConfig, RslPPOConfig, DistillationConfig),
     "logger": (LoggerConfig,),
 }
 
@@ -158,6 +234,9 @@ def register() -> None:
 
 
 def _schema_name(schema: type) -> str:
+    """An algorithm's own name; else that of the class: `navigation` of NavigationEnvConfig."""
+    if issubclass(schema, AlgoConfig):
+        return schema.name
     return schema.__name__.removesuffix("Config").removesuffix("Env").lower()
 
 
@@ -244,13 +323,20 @@ def group_options(group: str) -> list[str]:
 
 def known_keys() -> list[str]:
     """Every key that some configuration can have, groups' keys as `group.key`."""
-    nested: dict[str, tuple[type, ...]] = {**_SCHEMAS, "evaluation": (EvaluationConfig,)}
     keys = []
     for top in dataclasses.fields(Config):
         keys.append(top.name)
-        for schema in nested.get(top.name, ()):
-            keys.extend(f"{top.name}.{entry.name}" for entry in dataclasses.fields(schema))
+        for schema in _SCHEMAS.get(top.name, ()):
+            keys.extend(_keys_below(top.name, schema))
+    keys.extend(_keys_below("evaluation", EvaluationConfig))
     return list(dict.fromkeys(keys))
+
+
+def _keys_below(prefix: str, schema: type) -> Iterator[str]:
+    for entry in dataclasses.fields(schema):
+        yield f"{prefix}.{entry.name}"
+        if isinstance(entry.type, type) and dataclasses.is_dataclass(entry.type):
+            yield from _keys_below(f"{prefix}.{entry.name}", entry.type)
 
 
 def suggest(word: str, known: Sequence[str]) -> str:

@@ -1,7 +1,5 @@
-"""`defm-rl evaluate RUN...`: a trained policy on layouts it has never seen, with confidence intervals."""
+"""`defm-rl evaluate RUN... [sensors=all]`: trained policies on layouts they have never seen, behind any depth camera."""
 
-import csv
-import dataclasses
 import logging
 import sys
 from collections.abc import Sequence
@@ -9,134 +7,222 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from stable_baselines3.common.base_class import BaseAlgorithm
-
 from defm_rl.encoders import DepthEncoder
-from defm_rl.experiments import policies, statistics
-from defm_rl.experiments.config import USER_ERRORS, Config, ConfigError, suggest
-from defm_rl.experiments.episodes import Episode, run_episodes
-from defm_rl.experiments.progress import progress_bar
-from defm_rl.experiments.provenance import provenance
-from defm_rl.experiments.runs import Run, verify_encoder, write_json
+from defm_rl.experiments import environments
+from defm_rl.experiments.config import USER_ERRORS, Config, ConfigError, refused_settings
+from defm_rl.experiments.episodes import Policy
+from defm_rl.experiments.evaluation import Cell, Options, describe, evaluate, load
+from defm_rl.experiments.interruption import INTERRUPTED, stop_on_sigterm
+from defm_rl.experiments.report import clips, recorded, scenes, settings, summary
+from defm_rl.experiments.report.arms import Arm, group
+from defm_rl.experiments.report.write import default_folder, write_report
+from defm_rl.experiments.runs import Run
 
 _logger = logging.getLogger(__name__)
 
+_CLIPS_BYTES = 2_000_000  # a third more as text in the page, which is to stay below 5 MB
+
 
 @dataclass
-class Options:
+class Settings:
     """What can be said after the runs, as key=value."""
 
     episodes: int = 200
     first_layout: int = 2_000_000  # neither training nor its own evaluation draws these
     num_envs: int = 32
     renderer: str = "auto"
+    sensors: Any = None  # all, or a list of names; without it each run's own sensor, and no report
+    measure: str = "success"  # the task's main measure: success, spl, ...
+    report: str | None = None  # the report's folder; without it a new one in runs/report
+    clips: int = 1  # filmed successes and failures, of each policy behind two sensors; 0: none
+    frames: int = 256  # for the comparison of features; 0: none
+    recorded: str | None = None  # a folder of recorded depth to compare features with
+    recorded_units_per_m: float | None = None  # 1000 for millimetres; needed for 8-bit images
+    fresh: bool = False  # evaluate again what is finished already
+
+    def options(self) -> Options:
+        """Which episodes, and how they are run."""
+        return Options(self.episodes, self.first_layout, self.num_envs, self.renderer)
 
 
-def evaluate(
-    config: Config, model: BaseAlgorithm, encoder: DepthEncoder | None, statistics_file: Path | None, options: Options
-) -> list[Episode]:
-    """Episodes of the deterministic policy on layouts `first_layout` to `first_layout + episodes - 1`, by number."""
-    layouts = range(options.first_layout, options.first_layout + options.episodes)
-    env_config = dataclasses.replace(config.env, renderer=options.renderer)
-    num_envs = min(options.num_envs, options.episodes)
-    env = policies.make_vec_env(
-        env_config, blind=config.encoder.kind == "blind", num_envs=num_envs, layout_seeds=list(layouts)
-    )
-    try:
-        observed = policies.watch(env, config.encoder, encoder, statistics_file)
-        episodes = run_episodes(model, observed, layouts)
-        bar = progress_bar(episodes, total=len(layouts), unit="episode", desc="evaluating", leave=False)
-        return sorted(bar, key=lambda episode: episode.layout)
-    finally:
-        env.close()
-
-
-def summarize(episodes: Sequence[Episode]) -> dict[str, Any]:
-    """The figures of an evaluation, each with its 95 % interval."""
-    return {
-        "success_rate": statistics.rate([episode.success for episode in episodes]),
-        "spl": statistics.mean([episode.spl for episode in episodes]),
-        "collision_rate": statistics.rate([episode.collision for episode in episodes]),
-        "steps": statistics.mean([episode.steps for episode in episodes]),
-        "reward": statistics.mean([episode.reward for episode in episodes]),
-    }
-
-
-def write_episodes(path: Path, episodes: Sequence[Episode]) -> None:
-    """One row per episode."""
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, [entry.name for entry in dataclasses.fields(Episode)])
-        writer.writeheader()
-        writer.writerows(dataclasses.asdict(episode) for episode in episodes)
-
-
-def describe(figures: dict[str, Any]) -> str:
-    """One line for people."""
-    success, spl, collisions = figures["success_rate"], figures["spl"], figures["collision_rate"]
-    return (
-        f"success {success['mean']:.1%} (95 % interval {success['low']:.1%} to {success['high']:.1%}), "
-        f"SPL {spl['mean']:.3f} ({spl['low']:.3f} to {spl['high']:.3f}), "
-        f"collisions {collisions['mean']:.1%}, {success['episodes']} episodes"
-    )
-
-
-def load(run: Run) -> tuple[Config, BaseAlgorithm, DepthEncoder | None]:
-    """A run's configuration, policy and encoder, the encoder's weights verified."""
-    config = run.config()
-    encoder = None
-    if config.encoder.kind == "defm":
-        encoder = policies.make_encoder(config.encoder, config.env.depth_size)
-        verify_encoder(run.state(), encoder)
-    model = policies.ALGORITHMS[config.algo.name].load(run.checkpoint / "model.zip", device="auto")
-    return config, model, encoder
-
-
-def parse_options(arguments: Sequence[str]) -> tuple[list[Run], Options]:
-    """Runs and options from the command line.
+def parse(arguments: Sequence[str]) -> tuple[list[Run], Settings]:
+    """Runs and settings from the command line.
 
     Raises:
         ConfigError: For an unknown key, a value that does not fit, or no run at all.
     """
-    runs = [Run(Path(argument)) for argument in arguments if "=" not in argument]
-    names = [entry.name for entry in dataclasses.fields(Options)]
-    overrides = [argument for argument in arguments if "=" in argument]
-    for override in overrides:
-        key = override.partition("=")[0]
-        if key not in names:
-            raise ConfigError(f"{override!r}: there is no key {key!r}.{suggest(key, names)}")
-    if not runs:
-        raise ConfigError("Name a run: defm-rl evaluate runs/quickstart/DATE [episodes=200] [first_layout=2000000]")
-    try:
-        merged = OmegaConf.merge(OmegaConf.structured(Options), OmegaConf.from_dotlist(overrides))
-    except OmegaConfBaseException as error:
-        raise ConfigError(str(error).splitlines()[0]) from error
-    options = OmegaConf.to_object(merged)
-    assert isinstance(options, Options)
-    if options.episodes < 1:
-        raise ConfigError(f"episodes must be at least 1, got {options.episodes}.")
-    return runs, options
+    chosen = settings.parse(Settings, [argument for argument in arguments if "=" in argument])
+    folders = [Path(argument) for argument in arguments if "=" not in argument]
+    if not folders:
+        raise ConfigError("Name a run: defm-rl evaluate runs/quickstart/DATE [sensors=all] [episodes=200]")
+    settings.at_least(episodes=(chosen.episodes, 1), num_envs=(chosen.num_envs, 1), clips=(chosen.clips, 0))
+    if chosen.frames:
+        settings.at_least(frames=(chosen.frames, scenes.MIN_FRAMES))
+    if chosen.sensors is not None:
+        chosen.sensors = settings.sensor_names(chosen.sensors)
+    if chosen.recorded is not None:
+        recorded.depth_files(Path(chosen.recorded))  # before hours of evaluation, not after
+    return [Run(folder) for folder in dict.fromkeys(folders)], chosen
 
 
 def main(arguments: Sequence[str]) -> int:
     """The command; returns its exit status."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+    settings.log_to_stdout()
     try:
-        runs, options = parse_options(arguments)
-        for run in runs:
-            config, model, encoder = load(run)
-            episodes = evaluate(config, model, encoder, run.statistics, options)
-            folder = run.folder / "evaluations" / f"{options.first_layout}-{options.episodes}"
-            folder.mkdir(parents=True, exist_ok=True)
-            write_episodes(folder / "episodes.csv", episodes)
-            figures = summarize(episodes)
-            made_by = {"encoder": run.state()["encoder"], "sensor": "ideal", "seed": config.seed, **provenance()}
-            write_json(folder / "metrics.json", {**figures, "options": dataclasses.asdict(options), "made_by": made_by})
-            _logger.info("%s: %s", run.folder, describe(figures))
-            if made_by["encoder"].get("weights") == "random":
-                _logger.info("  (the encoder's weights are random, not the published ones)")
+        runs, chosen = parse(arguments)
     except USER_ERRORS as error:
         sys.stderr.write(f"defm-rl evaluate: {error}\n")
         return 2
-    return 0
+    stop_on_sigterm()
+    problems: list[str] = []
+    cells: list[Cell] = []
+    try:
+        configs = _configurations(runs, problems)
+        cells = [Cell(run, name, chosen.options()) for run, config in configs.items() for name in _sensors(config, chosen)]
+        _evaluate_all(cells, configs, chosen, problems)
+        if (chosen.sensors or chosen.report) and any(cell.finished for cell in cells):
+            _report(cells, configs, chosen, problems)
+    except USER_ERRORS as error:
+        problems.append(str(error))
+    except KeyboardInterrupt:
+        finished = sum(cell.finished for cell in cells)
+        _logger.info(
+            "\nInterrupted: %d of %d evaluations are finished and kept. The same command goes on.", finished, len(cells)
+        )
+        return INTERRUPTED
+    for problem in problems:
+        sys.stderr.write(f"defm-rl evaluate: {problem}\n")
+    return 2 if problems else 0
+
+
+def _sensors(config: Config, chosen: Settings) -> list[str]:
+    return chosen.sensors or [config.env.sensor]
+
+
+def _configurations(runs: Sequence[Run], problems: list[str]) -> dict[Run, Config]:
+    """The runs that can be evaluated."""
+    configs = {}
+    for run in runs:
+        try:
+            configs[run] = run.config()
+        except USER_ERRORS as error:
+            problems.append(str(error))
+    return configs
+
+
+def _evaluate_all(cells: Sequence[Cell], configs: dict[Run, Config], chosen: Settings, problems: list[str]) -> None:
+    """Fills the cells that are not finished; one that fails does not keep the others from being filled."""
+    number = 0
+    for run in configs:
+        own = [cell for cell in cells if cell.run == run]
+        missing = [cell for cell in own if chosen.fresh or not cell.finished]
+        loaded = _loaded(run, problems) if missing else None
+        for cell in own:
+            number += 1
+            if cell in missing and not (loaded and _fill(cell, loaded, problems)):
+                continue
+            before = "" if cell in missing else " (from before)"
+            figures = describe(cell.metrics())
+            _logger.info("[%d/%d] %s, sensor %s: %s%s", number, len(cells), run.folder, cell.sensor, figures, before)
+        if run.state()["encoder"].get("weights") == "random":
+            _logger.info("  (the encoder's weights are random, not the published ones)")
+
+
+def _loaded(run: Run, problems: list[str]) -> tuple[Config, Policy, DepthEncoder | None] | None:
+    try:
+        return load(run)
+    except USER_ERRORS as error:
+        problems.append(f"{run.folder}: {error}")
+        return None
+
+
+def _fill(cell: Cell, loaded: tuple[Config, Policy, DepthEncoder | None], problems: list[str]) -> bool:
+    """Evaluates; says whether it worked."""
+    config, policy, encoder = loaded
+    try:
+        cell.write(config, evaluate(config, policy, encoder, cell.options, cell.sensor))
+    except USER_ERRORS as error:
+        problems.append(f"{cell.run.folder}, sensor {cell.sensor}: {error}")
+        return False
+    return True
+
+
+def _report(cells: Sequence[Cell], configs: dict[Run, Config], chosen: Settings, problems: list[str]) -> None:
+    """Writes what the finished cells say."""
+    cells = [cell for cell in cells if cell.finished]
+    runs = list(dict.fromkeys(cell.run for cell in cells))
+    arms = group(runs, [configs[run] for run in runs])
+    names = list(dict.fromkeys(cell.sensor for cell in cells))
+    results = {
+        (arm, name): [
+            (cell, cell.episodes()) for cell in cells if cell.run in arm.runs and cell.sensor == name
+        ]
+        for arm in arms
+        for name in names
+    }
+    content = summary.summarize(results, arms, names, chosen.measure)
+    content["options"] = {**vars(chosen), "sensors": names}
+    films: list[clips.Clip] = []
+    for arm in arms if chosen.clips else ():
+        if sum(len(film.gif) for film in films) > _CLIPS_BYTES:
+            _logger.info("No clips of %s: the page would become too large", arm.name)
+            continue
+        films += _films(arm, content, chosen, problems)
+    encoders, content["recorded"] = _encoders(arms, names, chosen, problems) if chosen.frames else ([], None)
+    content["problems"] = list(problems)
+    folder = Path(chosen.report) if chosen.report else default_folder()
+    page = write_report(folder, "Sim-to-real report", content, arms=arms, encoders=encoders, clips=films)
+    _logger.info("Report: %s", page)
+
+
+def _films(arm: Arm, content: dict[str, Any], chosen: Settings, problems: list[str]) -> list[clips.Clip]:
+    """Of an arm's first run, behind the sensor of its training and the one with which it loses most."""
+    by_sensor = next(policy for policy in content["policies"] if policy["name"] == arm.name)["by_sensor"]
+    drops = {name: seen["drop"]["value"] for name, seen in by_sensor.items() if seen["drop"]}
+    worst = max(drops, key=lambda name: drops[name], default=arm.trained_with)
+    shown = [name for name in dict.fromkeys((arm.trained_with, worst)) if name in by_sensor]
+    if not shown:
+        return []
+    _logger.info("Filming %s", arm.name)
+    loaded = _loaded(arm.runs[0], problems)
+    if loaded is None:
+        return []
+    config, policy, encoder = loaded
+    options = chosen.options()
+    return [
+        clip
+        for name in shown
+        for clip in clips.film(arm.name, config, policy, encoder, options, name, chosen.clips)
+    ]
+
+
+def _encoders(
+    arms: Sequence[Arm], names: Sequence[str], chosen: Settings, problems: list[str]
+) -> tuple[list[scenes.EncoderReport], dict[str, Any] | None]:
+    """What becomes of the features of each frozen encoder, and where recorded depth came from."""
+    reports: dict[str, scenes.EncoderReport] = {}
+    source = None
+    for arm in arms:
+        config = arm.config
+        if config.encoder.kind != "defm" or config.encoder.trainable:
+            continue
+        kwargs = environments.encoder_kwargs(config.encoder, config.env.depth_size)
+        key = repr((arm.task, sorted(kwargs.items())))
+        if key in reports:
+            continue
+        _logger.info("Comparing the features of %s", config.encoder.name)
+        with refused_settings():
+            frames = scenes.scene_frames(config, chosen.frames, chosen.first_layout)
+        real = None
+        if chosen.recorded is not None:
+            try:
+                real, source = scenes.recorded_frames(
+                    chosen.recorded, config, chosen.recorded_units_per_m, chosen.frames
+                )
+                found = source.pop("problems")
+            except ConfigError as error:
+                found = [str(error)]
+            problems += [problem for problem in found if problem not in problems]
+        encoder = environments.make_encoder(config.encoder, config.env.depth_size)
+        reports[key] = scenes.report_encoder(encoder, arm.task, frames, names, real, seed=chosen.first_layout)
+    return list(reports.values()), source

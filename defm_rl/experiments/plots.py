@@ -18,8 +18,11 @@ COLOURS = ("#0b6e99", "#c8553d", "#588b49", "#7a5195", "#8a6d3b", "#444444")
 
 
 def read_history(run: Run) -> dict[str, np.ndarray]:
-    """The columns of a run's history."""
-    with (run.folder / "history.csv").open() as file:
+    """The columns of a run's history; none where it has not begun."""
+    path = run.folder / "history.csv"
+    if not path.exists():
+        return {}
+    with path.open() as file:
         rows = list(csv.DictReader(file))
     return {name: np.array([float(row[name]) for row in rows]) for name in (rows[0] if rows else ())}
 

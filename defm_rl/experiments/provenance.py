@@ -8,7 +8,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-_PACKAGES = ("defm-rl", "torch", "numpy", "mujoco", "gymnasium", "stable-baselines3", "sb3-contrib", "hydra-core")
+_PACKAGES = (
+    *("defm-rl", "torch", "numpy", "mujoco", "gymnasium"),
+    *("stable-baselines3", "sb3-contrib", "rsl-rl-lib", "hydra-core"),
+)
 
 
 def provenance() -> dict[str, Any]:

@@ -3,24 +3,18 @@
 import dataclasses
 import logging
 import os
-import signal
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-import torch
 from omegaconf import DictConfig
-from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.logger import configure
 
 from defm_rl.encoders import DepthEncoder
-from defm_rl.experiments import animation, plots, policies
+from defm_rl.experiments import animation, environments, plots
 from defm_rl.experiments.config import (
     CONF_MODULE,
     USER_ERRORS,
@@ -30,14 +24,15 @@ from defm_rl.experiments.config import (
     refused_settings,
     register,
 )
-from defm_rl.experiments.evaluate import Options, describe, evaluate, summarize, write_episodes
-from defm_rl.experiments.progress import Checkpoints, LinearSchedule, Progress, TimeLimit, WandbWriter
+from defm_rl.experiments.evaluation import Options, describe, evaluate, settle_threads, summarize, write_episodes
+from defm_rl.experiments.episodes import WatchEpisodes
+from defm_rl.experiments.interruption import INTERRUPTED, stop_on_sigterm
+from defm_rl.experiments.progress import Curves, Progress
 from defm_rl.experiments.provenance import provenance
 from defm_rl.experiments.runs import Run, to_config, verify_encoder, write_json
+from defm_rl.experiments.trainers import Trainer, make_trainer, training_keys
 
 _logger = logging.getLogger(__name__)
-
-INTERRUPTED = 130  # the exit status that shells use for Ctrl-C
 
 
 def train(config: Config, run: Run) -> dict[str, Any]:
@@ -60,32 +55,24 @@ def train(config: Config, run: Run) -> dict[str, Any]:
     if former is not None:
         config.encoder.weights = former["encoder"]["weights"]
     with refused_settings():
-        encoder = policies.settle_weights(config.encoder, config.env.depth_size)
-        env = policies.make_vec_env(config.env, blind=config.encoder.kind == "blind")
+        encoder = environments.settle_weights(config.encoder, config.env.depth_size)
+        checkpoint, steps = (run.checkpoint, former["steps"]) if former else (None, 0)
+        env = environments.make_vec_env(config.env, training_keys(config, checkpoint), seed=config.seed)
     if former is not None:
         verify_encoder(former, encoder)
-    if config.encoder.kind != "cnn" and not config.encoder.trainable:
-        # A policy this small gains nothing from more threads, and loses much where they have to share a core with
-        # others: they wait for each other after every operation. The encoder has threads of its own.
-        torch.set_num_threads(1)
+    settle_threads(config)
     try:
-        observed = policies.standardize(
-            policies.observe(env, config.encoder, encoder), config.encoder, run.statistics if former else None
-        )
         with refused_settings():
-            model = policies.make_model(config, observed)
-        if former is not None:
-            model.set_parameters(str(run.checkpoint / "model.zip"), device=model.device)
-            model.num_timesteps = former["steps"]
-            env.seed(config.seed + former["steps"])  # not the layouts of the first part once more
-        if former is None or former["steps"] < config.algo.total_steps:
-            _learn(config, run, model, encoder, former)
+            watched = WatchEpisodes(environments.encode_once(env, config.encoder, encoder))
+            trainer = make_trainer(config, watched, checkpoint, steps)
+        if steps == 0 or steps < config.algo.total_steps:
+            _learn(config, run, trainer, watched, encoder, former)
     finally:
         env.close()
 
     options = Options(config.evaluation.episodes, config.evaluation.first_layout, config.env.num_envs)
     options.renderer = config.env.renderer
-    episodes = evaluate(config, model, encoder, run.statistics, options)
+    episodes = evaluate(config, trainer.policy, encoder, options)
     write_episodes(run.folder / "episodes.csv", episodes)
     metrics = {
         "evaluation": summarize(episodes),
@@ -93,7 +80,8 @@ def train(config: Config, run: Run) -> dict[str, Any]:
         "made_by": {
             "experiment": config.experiment,
             "encoder": run.state()["encoder"],
-            "sensor": "ideal",
+            **trainer.origin,
+            "sensor": config.env.sensor,
             "seed": config.seed,
             **provenance(),
         },
@@ -101,36 +89,42 @@ def train(config: Config, run: Run) -> dict[str, Any]:
     write_json(run.folder / "metrics.json", metrics)
     plots.learning_curves({"": [run]}, run.folder / "learning_curve.png")
     if config.evaluation.clips:
-        animation.film(config, model, encoder, run.statistics, run.folder / "episodes.gif")
+        animation.film(config, trainer.policy, encoder, run.folder / "episodes.gif")
     metrics["training"]["total_s"] = round(time.perf_counter() - started, 1)
     write_json(run.folder / "metrics.json", metrics)
     return metrics
 
 
 def _learn(
-    config: Config, run: Run, model: BaseAlgorithm, encoder: DepthEncoder | None, former: dict[str, Any] | None
+    config: Config,
+    run: Run,
+    trainer: Trainer,
+    episodes: WatchEpisodes,
+    encoder: DepthEncoder | None,
+    former: dict[str, Any] | None,
 ) -> None:
     """Trains to the configured number of steps; leaves a checkpoint whatever happens."""
-    logger = configure(str(run.folder / "tensorboard"), ["tensorboard"])
-    wandb_run = _start_wandb(config, run)
-    if wandb_run is not None:
-        logger.output_formats.append(WandbWriter(wandb_run))
-    model.set_logger(logger)
-
-    seconds_before = former["seconds"] if former else 0.0
-    progress = Progress(run.folder / "history.csv", config.algo.total_steps, seconds_before)
 
     def save() -> None:
-        state = {"steps": model.num_timesteps, "seconds": progress.seconds, "encoder": _describe(config, encoder)}
-        run.save_checkpoint(model, state)
+        made_by = {"encoder": _describe(config, encoder), **trainer.origin}
+        state = {"steps": trainer.steps, "seconds": progress.seconds, **made_by}
+        run.save_checkpoint(trainer.save, state)
 
-    callbacks: list[BaseCallback] = [progress, Checkpoints(save, config.checkpoint_every)]
-    if config.algo.time_limit_s:
-        assert isinstance(model.learning_rate, LinearSchedule)
-        callbacks.append(TimeLimit(progress, config.algo.time_limit_s, model.learning_rate))
-    _stop_on_sigterm()
+    curves = Curves(run.folder / "tensorboard", _start_wandb(config, run))
+    progress = Progress(
+        run.folder / "history.csv",
+        episodes,
+        curves,
+        config.algo.total_steps,
+        steps=trainer.steps,
+        seconds_before=former["seconds"] if former else 0.0,
+        time_limit_s=config.algo.time_limit_s,
+        save=save,
+        save_every=config.checkpoint_every,
+    )
+    stop_on_sigterm()
     try:
-        model.learn(config.algo.total_steps - model.num_timesteps, callbacks, reset_num_timesteps=former is None)
+        trainer.learn(config.algo.total_steps, progress)
     except KeyboardInterrupt:
         save()
         raise
@@ -138,9 +132,7 @@ def _learn(
         save()
     finally:
         progress.close()
-        logger.close()
-        if wandb_run is not None:
-            wandb_run.finish()
+        curves.close()
 
 
 def _training(config: Config, run: Run) -> dict[str, Any]:
@@ -180,18 +172,6 @@ def _start_wandb(config: Config, run: Run) -> Any:
     )
 
 
-def _stop_on_sigterm() -> None:
-    """A cluster's scheduler asks a job to end by SIGTERM: treat it as Ctrl-C, so that it can be resumed."""
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    try:
-        signal.signal(signal.SIGTERM, interrupt)
-    except ValueError:  # not the main thread: whoever runs it there handles its own signals
-        return
-
-
 @hydra.main(version_base="1.3", config_path=f"pkg://{CONF_MODULE}", config_name="config")
 def _job(composed: DictConfig) -> float:
     """One job of Hydra's: a run, or one of a sweep. Returns the success rate, which a sweep may maximize."""
@@ -214,7 +194,8 @@ def _job(composed: DictConfig) -> float:
         raise SystemExit(INTERRUPTED) from None
     evaluation = metrics["evaluation"]
     _logger.info("On layouts never seen in training: %s", describe(evaluation))
-    if metrics["made_by"]["encoder"]["weights"] == "random":
+    encoder = metrics["made_by"]["encoder"]
+    if encoder["kind"] == "defm" and encoder["weights"] == "random":
         _logger.info("(the encoder's weights are random, not the published ones)")
     _logger.info(
         "%.0f s altogether. Look at %s and %s",

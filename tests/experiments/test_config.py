@@ -2,6 +2,7 @@
 
 import pytest
 
+from defm_rl.envs import LocomotionConfig
 from defm_rl.experiments.config import Config, ConfigError, check_overrides, compose_config, group_options
 from defm_rl.experiments.runs import to_config
 
@@ -20,6 +21,8 @@ ENCODERS = ["blind", "cnn", "efficientnet_b0", "regnet_y_400mf", "resnet18", "re
         ("experimnt=quickstart", "Did you mean 'experiment'"),
         ("algo.gamma=high", "high.*Float"),
         ("env.level", "key=value"),
+        ("env.randomization.mas_scale=[1,2]", "Did you mean 'env.randomization.mass_scale'"),
+        ("env.camera_hight_m=1", "Did you mean 'env.camera_height_m'"),
     ],
 )
 def test_a_wrong_override_is_refused_with_a_suggestion(override, message):
@@ -42,7 +45,7 @@ def test_a_key_of_another_algorithm_is_refused():
 @pytest.mark.parametrize(
     "encoder", ["regnet_y_400mf", "resnet18", "resnet50", "efficientnet_b0", "vit_s14", "cnn", "blind"]
 )
-@pytest.mark.parametrize("algo", ["ppo", "sac"])
+@pytest.mark.parametrize("algo", ["ppo", "sac", "rsl_ppo", "distillation"])
 def test_every_combination_of_options_is_a_whole_configuration(experiment, encoder, algo):
     config = to_config(compose_config([f"experiment={experiment}", f"encoder={encoder}", f"algo={algo}"]))
     assert isinstance(config, Config)
@@ -52,6 +55,20 @@ def test_every_combination_of_options_is_a_whole_configuration(experiment, encod
 
 def test_no_option_is_left_out_above():
     assert group_options("encoder") == ENCODERS
+
+
+def test_every_setting_of_a_task_is_a_key():
+    overrides = ["env=locomotion", "env.difficulty=[0,0.5]", "env.randomization.friction_scale=[0.5,1.5]"]
+    task = to_config(compose_config(overrides)).env.task()
+    config = LocomotionConfig(**{key: value for key, value in task.items() if key != "observations"})
+    assert tuple(config.difficulty) == (0, 0.5)
+    assert config.randomization.friction_scale == (0.5, 1.5)
+    assert config.swing_height_m == LocomotionConfig().swing_height_m
+
+
+@pytest.mark.parametrize("experiment", group_options("experiment"))
+def test_every_experiment_is_a_whole_configuration(experiment):
+    assert to_config(compose_config([f"experiment={experiment}"])).experiment == experiment
 
 
 def test_only_the_quick_start_goes_on_without_the_published_weights():

@@ -78,7 +78,7 @@ def test_an_evaluation_repeats_itself_and_others_take_fresh_layouts(here, capsys
     assert evaluate.main([str(run.folder), "episodes=6", "first_layout=1000000", "num_envs=3"]) == 0
     assert evaluate.main([str(run.folder), "episodes=6"]) == 0
     again, fresh = (
-        json.loads((run.folder / "evaluations" / name / "metrics.json").read_text())
+        json.loads((run.folder / "evaluations" / name / "ideal" / "metrics.json").read_text())
         for name in ("1000000-6", "2000000-6")
     )
     assert again["reward"] == pytest.approx(metrics(run)["evaluation"]["reward"], rel=1e-4)
@@ -101,7 +101,17 @@ def test_every_way_to_learn_trains_and_can_be_evaluated_again(here, overrides):
     assert train.main(["experiment=navigation", "evaluation.clips=0", *overrides]) == 0
     run = only_run(here)
     assert evaluate.main([str(run.folder), "episodes=6", "first_layout=1000000"]) == 0
-    again = json.loads((run.folder / "evaluations" / "1000000-6" / "metrics.json").read_text())
+    again = json.loads((run.folder / "evaluations" / "1000000-6" / "ideal" / "metrics.json").read_text())
+    assert again["reward"] == pytest.approx(metrics(run)["evaluation"]["reward"], rel=1e-4)
+
+
+def test_a_sensor_is_what_policies_see_with_and_it_is_said(here):
+    assert train.main(["experiment=navigation", *PPO, *RANDOM, "env.sensor=stereo"]) == 0
+    run = only_run(here)
+    assert metrics(run)["made_by"]["sensor"] == "stereo"
+    assert evaluate.main([str(run.folder), "episodes=6", "first_layout=1000000", "num_envs=4"]) == 0
+    again = json.loads((run.folder / "evaluations" / "1000000-6" / "ideal" / "metrics.json").read_text())
+    assert again["made_by"]["sensor"] == "stereo"
     assert again["reward"] == pytest.approx(metrics(run)["evaluation"]["reward"], rel=1e-4)
 
 
@@ -226,6 +236,9 @@ def test_only_the_quick_start_goes_on_without_the_hub(here, no_hub, capsys):
     [
         ("env.level=two_wals", "two_walls"),
         ("env.renderer=vulkan", "egl"),
+        ("env.sensor=sterio", "did you mean 'stereo'"),
+        ("encoder.cameras=[dept]", "depth"),
+        ("algo.observations=[stat]", "did you mean 'state'"),
         ("encoder.features=[P9]", "P3"),
         ("encoder.pool=max", "columns"),
         ("encoder.name=defm_resnet19", "defm_resnet18"),

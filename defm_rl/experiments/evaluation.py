@@ -1,0 +1,231 @@
+"""Evaluating a trained policy on numbered layouts, behind any sensor, and keeping what came of it in the run's folder."""
+
+import csv
+import dataclasses
+import hashlib
+import json
+import pickle
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from defm_rl.encoders import DepthEncoder
+from defm_rl.experiments import environments, statistics
+from defm_rl.experiments.config import USER_ERRORS, Config, ConfigError, refused_settings
+from defm_rl.experiments.episodes import Episode, Policy, run_episodes
+from defm_rl.experiments.progress import progress_bar
+from defm_rl.experiments.provenance import provenance
+from defm_rl.experiments.runs import Run, verify_encoder, write_json
+from defm_rl.experiments.trainers import load_policy
+
+_THREADS = torch.get_num_threads()
+
+
+@dataclass
+class Options:
+    """Which episodes, and how they are run."""
+
+    episodes: int = 200
+    first_layout: int = 2_000_000  # neither training nor its own evaluation draws these
+    num_envs: int = 32
+    renderer: str = "auto"
+
+
+def evaluate(
+    config: Config, policy: Policy, encoder: DepthEncoder | None, options: Options, sensor: str | None = None
+) -> list[Episode]:
+    """Episodes of the policy on layouts `first_layout` to `first_layout + episodes - 1`, by number.
+
+    Layouts and the sensor's noise are the same for every policy, and were not seen in training.
+
+    Args:
+        config: The experiment.
+        policy: Its policy.
+        encoder: Its encoder, where it has one.
+        options: Which episodes, and how.
+        sensor: Seen with this one in the place of the configuration's.
+    """
+    layouts = range(options.first_layout, options.first_layout + options.episodes)
+    env_config = dataclasses.replace(config.env, renderer=options.renderer)
+    num_envs = min(options.num_envs, options.episodes)
+    with refused_settings():
+        env = environments.make_vec_env(
+            env_config,
+            environments.policy_keys(config.encoder, config.algo),
+            sensor=sensor,
+            seed=options.first_layout,
+            num_envs=num_envs,
+            layout_seeds=list(layouts),
+        )
+    try:
+        seen = environments.encode_once(env, config.encoder, encoder)
+        episodes = run_episodes(policy, seen, layouts)
+        bar = progress_bar(episodes, total=len(layouts), unit="episode", desc=sensor or "evaluating", leave=False)
+        return sorted(bar, key=lambda episode: episode.layout)
+    finally:
+        env.close()
+
+
+def summarize(episodes: Sequence[Episode]) -> dict[str, Any]:
+    """The figures of an evaluation, each with its 95 % interval; why episodes failed, by failure."""
+    failures = sorted({episode.failure for episode in episodes if episode.failure})
+    figures: dict[str, Any] = {
+        "success_rate": statistics.rate([episode.success for episode in episodes]),
+        "failures": {name: statistics.rate([episode.failure == name for episode in episodes]) for name in failures},
+        "steps": statistics.mean([episode.steps for episode in episodes]),
+        "reward": statistics.mean([episode.reward for episode in episodes]),
+    }
+    for name, example in episodes[0].measures.items():
+        values = np.array([episode.measures[name] for episode in episodes])
+        if isinstance(example, bool):
+            figures[f"{name}_rate"] = statistics.rate(values)
+        elif not np.isnan(values).all():  # NaN: an episode has no such figure, as a failure has no time to success
+            figures[name] = statistics.mean(values[~np.isnan(values)])
+    return figures
+
+
+def write_episodes(path: Path, episodes: Sequence[Episode]) -> None:
+    """One row per episode: what every task reports, then the task's own measures."""
+    rows = []
+    for episode in episodes:
+        row = dataclasses.asdict(episode)
+        measures = row.pop("measures")
+        rows.append({**row, **measures})
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def read_episodes(path: Path) -> list[Episode]:
+    """What `write_episodes` wrote."""
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    own = {entry.name for entry in dataclasses.fields(Episode)}
+    return [
+        Episode(
+            layout=int(row["layout"]),
+            success=row["success"] == "True",
+            failure=row["failure"],
+            steps=int(row["steps"]),
+            reward=float(row["reward"]),
+            measures={name: _number(text) for name, text in row.items() if name not in own},
+        )
+        for row in rows
+    ]
+
+
+def _number(text: str) -> float:
+    return text == "True" if text in ("True", "False") else float(text)
+
+
+def describe(figures: dict[str, Any]) -> str:
+    """One line for people."""
+    success = figures["success_rate"]
+    parts = [f"success {success['mean']:.1%} (95 % interval {success['low']:.1%} to {success['high']:.1%})"]
+    if "spl" in figures:
+        spl = figures["spl"]
+        parts.append(f"SPL {spl['mean']:.3f} ({spl['low']:.3f} to {spl['high']:.3f})")
+    parts += [f"{name} {share['mean']:.1%}" for name, share in figures["failures"].items()]
+    return ", ".join([*parts, f"{success['episodes']} episodes"])
+
+
+def load(run: Run) -> tuple[Config, Policy, DepthEncoder | None]:
+    """A run's configuration, policy and encoder, the encoder's weights verified.
+
+    Raises:
+        ConfigError: Where the folder holds no run, no checkpoint, or one that cannot be read.
+    """
+    config = run.config()
+    encoder = None
+    torch.set_num_threads(_THREADS)  # the encoder shares its batches over as many as there are when it is made
+    if config.encoder.kind == "defm":
+        encoder = environments.make_encoder(config.encoder, config.env.depth_size)
+        verify_encoder(run.state(), encoder)
+    settle_threads(config)
+    try:
+        return config, load_policy(config, run.checkpoint), encoder
+    except USER_ERRORS:
+        raise
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError, zipfile.BadZipFile, pickle.PickleError) as error:
+        raise ConfigError(f"The checkpoint of {run.folder} cannot be read: {error}") from error
+
+
+def settle_threads(config: Config) -> None:
+    """Gives PyTorch as many threads as the policy has use for.
+
+    One that trains no images gains nothing from more than one, and loses much where they have to share a core with
+    others: they wait for each other after every operation. A frozen encoder has threads of its own.
+    """
+    if config.encoder.kind != "cnn" and not config.encoder.trainable:
+        torch.set_num_threads(1)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run's policy behind one sensor: a folder with episodes.csv and, written last, metrics.json.
+
+    Attributes:
+        run: The run.
+        sensor: The sensor's name.
+        options: Which episodes, and how.
+    """
+
+    run: Run
+    sensor: str
+    options: Options
+
+    @property
+    def folder(self) -> Path:
+        """Where the results are kept, with the run."""
+        return self.run.folder / "evaluations" / f"{self.options.first_layout}-{self.options.episodes}" / self.sensor
+
+    @property
+    def finished(self) -> bool:
+        """Whether there are results, of the run's newest checkpoint and of these very episodes."""
+        path = self.folder / "metrics.json"
+        if not path.exists():
+            return False
+        metrics = json.loads(path.read_text())
+        same_options: bool = metrics["options"] == dataclasses.asdict(self.options)
+        return same_options and metrics["made_by"].get("checkpoint") == fingerprint(self.run)
+
+    def metrics(self) -> dict[str, Any]:
+        """The figures with what made them."""
+        metrics: dict[str, Any] = json.loads((self.folder / "metrics.json").read_text())
+        return metrics
+
+    def episodes(self) -> list[Episode]:
+        """The episodes, in order of their layouts."""
+        return read_episodes(self.folder / "episodes.csv")
+
+    def write(self, config: Config, episodes: Sequence[Episode]) -> None:
+        """Keeps the results: until the last file is written the cell is not finished."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        metrics = self.folder / "metrics.json"
+        metrics.unlink(missing_ok=True)
+        write_episodes(self.folder / "episodes.csv", episodes)
+        made_by = {
+            "experiment": config.experiment,
+            "encoder": self.run.state()["encoder"],
+            "checkpoint": fingerprint(self.run),
+            "sensor": self.sensor,
+            "trained_with": config.env.sensor,
+            "seed": config.seed,
+            **provenance(),
+        }
+        write_json(metrics, {**summarize(episodes), "options": dataclasses.asdict(self.options), "made_by": made_by})
+
+
+def fingerprint(run: Run) -> str:
+    """The sha256 of a run's checkpoint, all its files together."""
+    digest = hashlib.sha256()
+    for file in sorted(path for path in run.checkpoint.rglob("*") if path.is_file()):
+        digest.update(file.relative_to(run.checkpoint).as_posix().encode())
+        digest.update(file.read_bytes())
+    return digest.hexdigest()

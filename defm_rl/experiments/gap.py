@@ -1,0 +1,105 @@
+"""`defm-rl gap encoder=resnet18 [sensors=all] [recorded=FOLDER]`: what other cameras do to an encoder's features."""
+
+import logging
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from defm_rl.experiments import environments
+from defm_rl.experiments.config import USER_ERRORS, ConfigError, compose_config, known_keys, refused_settings
+from defm_rl.experiments.report import recorded, scenes, settings
+from defm_rl.experiments.report.arms import task_name
+from defm_rl.experiments.report.write import write_report
+from defm_rl.experiments.runs import to_config
+
+_logger = logging.getLogger(__name__)
+
+_COLUMNS = {
+    "hole_share": "holes",
+    "cosine": "cosine",
+    "cka": "CKA",
+    "shift": "shift",
+    "nearest_cosine": "nearest cosine",
+    "mmd": "MMD²",
+    "mmd_to_recorded": "MMD² to recorded",
+}
+
+
+@dataclass
+class Settings:
+    """What can be set besides the experiment's own keys, such as encoder and env.level."""
+
+    sensors: Any = "all"  # or a list of names
+    frames: int = 256  # of different scenes
+    first_layout: int = 2_000_000  # layouts are numbered
+    recorded: str | None = None  # a folder of recorded depth, or a file
+    recorded_units_per_m: float | None = None  # 1000 for millimetres; needed for 8-bit images
+    report: str | None = None  # a folder for report.html, report.json and report.csv
+
+
+def main(arguments: Sequence[str]) -> int:
+    """The command; returns its exit status."""
+    settings.log_to_stdout()
+    try:
+        problems = _run(arguments)
+    except USER_ERRORS as error:
+        problems = [str(error)]
+    for problem in problems:
+        sys.stderr.write(f"defm-rl gap: {problem}\n")
+    return 2 if problems else 0
+
+
+def _run(arguments: Sequence[str]) -> list[str]:
+    """Prints the figures, writes the report where one is asked for; returns what could not be read."""
+    own = settings.keys(Settings)
+    mine = [argument for argument in arguments if argument.partition("=")[0] in own]
+    others = [argument for argument in arguments if argument not in mine]
+    for argument in others:
+        if argument.partition("=")[0] not in known_keys():
+            settings.parse(Settings, [argument], also=known_keys())
+    chosen = settings.parse(Settings, mine)
+    names = settings.sensor_names(chosen.sensors)
+    settings.at_least(frames=(chosen.frames, scenes.MIN_FRAMES))
+    config = to_config(compose_config(others))
+    if config.encoder.kind != "defm":
+        raise ConfigError(f"encoder={config.encoder.kind} has no features to compare: name a DeFM encoder.")
+    real, source = None, None
+    if chosen.recorded is not None:
+        real, source = scenes.recorded_frames(chosen.recorded, config, chosen.recorded_units_per_m, chosen.frames)
+    with refused_settings():
+        encoder = environments.settle_weights(config.encoder, config.env.depth_size)
+        assert encoder is not None
+        frames = scenes.scene_frames(config, chosen.frames, chosen.first_layout)
+    report = scenes.report_encoder(encoder, task_name(config), frames, names, real, seed=chosen.first_layout)
+    _logger.info("%s", _table(report.summary))
+    problems: list[str] = [] if source is None else source.pop("problems")
+    if chosen.report:
+        content = {"recorded": source, "problems": problems, "options": vars(chosen)}
+        page = write_report(Path(chosen.report), "Feature gap", content, encoders=[report])
+        _logger.info("Report: %s", page)
+    return problems
+
+
+def _table(summary: dict[str, Any]) -> str:
+    """The figures as aligned text."""
+    shown = {key: title for key, title in _COLUMNS.items() if any(row[key] is not None for row in summary["cameras"])}
+    lines = [["camera", *shown.values()]]
+    for row in summary["cameras"]:
+        figures = ["-" if row[key] is None else f"{row[key]:.1%}" if key == "hole_share" else f"{row[key]:.4f}" for key in shown]
+        lines.append([row["camera"], *figures])
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    text = [
+        "  ".join([cells[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(cells[1:], widths[1:], strict=True))])
+        for cells in lines
+    ]
+    about = (
+        f"{summary['encoder']}, {' + '.join(summary['features'])}, {summary['frames']} frames of "
+        f"{summary['image_size'][0]}x{summary['image_size'][1]} pixels"
+    )
+    if summary["weights"] == "random":
+        about += "; RANDOM weights, not the published ones"
+    if summary["nearest_to_recorded"]:
+        text.append(f"Nearest to the recorded frames: {summary['nearest_to_recorded']}")
+    return "\n".join([about, *text])

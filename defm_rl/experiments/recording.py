@@ -1,0 +1,122 @@
+"""Recording what an animation shows of episodes."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+from gymnasium.vector import VectorEnv, VectorWrapper
+from gymnasium.vector.utils import batch_space
+from numpy.typing import NDArray
+
+from defm_rl.envs import NavigationVectorEnv
+from defm_rl.envs.layouts import Layout
+from defm_rl.experiments.config import Config
+from defm_rl.experiments.environments import make_vec_env, policy_keys
+from defm_rl.experiments.episodes import Episode
+
+DEPTH = "depth"  # the camera whose images are shown
+FRAME_S = 0.1  # of simulated time between two frames at least: faster tasks are not filmed at every step
+_SHRINK = 2  # pictures are kept at this fraction of what the task renders
+
+
+@dataclass
+class Recording:
+    """What an animation shows of one episode: what the robot sees, beside a map or pictures of the scene."""
+
+    layout: Layout | None = None  # of a task that has a map
+    poses: list[NDArray[Any]] = field(default_factory=list)  # on that map; (3,): x, y in metres, yaw in radians
+    pictures: list[NDArray[Any]] = field(default_factory=list)  # uint8 (H', W', 3), where the task has none
+    depth: list[NDArray[Any]] = field(default_factory=list)  # (H, W) metres
+    outcome: Episode | None = None
+
+
+class Camera(VectorWrapper):
+    """Records what the robot sees and does on its way to the policy.
+
+    Args:
+        env: The environments, with same-step autoreset. Without a map, they are pictured where they render.
+        depth_key: The depth image that is recorded.
+        seen: The observations that the policy is shown: a blind one gets no depth.
+    """
+
+    def __init__(self, env: VectorEnv[Any, Any, Any], depth_key: str, seen: Sequence[str]) -> None:
+        super().__init__(env)
+        task: Any = env.unwrapped
+        self.task = task
+        self.depth_key, self.seen = depth_key, tuple(seen)
+        space = env.single_observation_space
+        assert isinstance(space, spaces.Dict)
+        self.single_observation_space = spaces.Dict({key: space[key] for key in self.seen})
+        self.observation_space = batch_space(self.single_observation_space, self.num_envs)
+        self.finished: dict[int, Recording] = {}
+        self._mapped = isinstance(env.unwrapped, NavigationVectorEnv)
+        control_step_s: float = self.task.config.control_step_s
+        self._stride = max(1, round(FRAME_S / control_step_s))
+        self._steps = 0
+
+    def reset(self, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
+        """Starts a recording in every environment."""
+        observations, infos = self.env.reset(**kwargs)
+        self.finished, self._steps = {}, 0
+        self.current = [self._begun(index) for index in range(self.num_envs)]
+        self._record(observations, range(self.num_envs))
+        return self._shown(observations), infos
+
+    def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
+        """Adds a frame to every recording; where an episode is over, the recording is finished and another starts."""
+        observations, rewards, terminated, truncated, infos = self.env.step(actions)
+        self._steps += 1
+        ended = np.logical_or(terminated, truncated)
+        if self._steps % self._stride == 0:
+            self._record(observations, np.flatnonzero(~ended))
+        if ended.any():
+            infos = {**infos, "final_obs": infos["final_obs"].copy()}
+        for index in np.flatnonzero(ended):
+            self._finish(index, infos)
+        self._record(observations, np.flatnonzero(ended))
+        return self._shown(observations), rewards, terminated, truncated, infos
+
+    def _begun(self, index: int) -> Recording:
+        return Recording(self.task.layout(index) if self._mapped else None)
+
+    def _finish(self, index: Any, infos: dict[str, Any]) -> None:
+        recording, last = self.current[index], infos["final_info"]
+        recording.depth.append(infos["final_obs"][index][self.depth_key][0])
+        if self._mapped:
+            recording.poses.append(last["pose"][index])
+        elif recording.pictures:
+            recording.pictures.append(recording.pictures[-1])  # the scene itself has begun anew
+        infos["final_obs"][index] = self._shown(infos["final_obs"][index])
+        self.finished[int(last["layout_seed"][index])] = recording
+        self.current[index] = self._begun(index)
+
+    def _record(self, observations: Any, indices: Iterable[Any]) -> None:
+        indices = list(indices)
+        if not indices:
+            return
+        poses = self.task.poses if self._mapped else None
+        pictures: Any = None if self._mapped else self.env.render()
+        for index in indices:
+            self.current[index].depth.append(observations[self.depth_key][index, 0].copy())
+            if poses is not None:
+                self.current[index].poses.append(poses[index].copy())
+            elif pictures is not None:
+                self.current[index].pictures.append(pictures[index][::_SHRINK, ::_SHRINK].copy())
+
+    def _shown(self, observations: Any) -> Any:
+        return {key: observations[key] for key in self.seen}
+
+
+def filmed(config: Config, layouts: Sequence[int], **kwargs: Any) -> Camera:
+    """Environments of an experiment with a camera on them; one for each layout, unless `num_envs` says otherwise.
+
+    Args:
+        config: The experiment. A blind policy is filmed too: the camera runs for the viewer alone.
+        layouts: The layouts to play.
+        **kwargs: For `make_vec_env`.
+    """
+    seen = policy_keys(config.encoder, config.algo)
+    settings = {"num_envs": len(layouts), "seed": config.seed, "render_mode": "rgb_array", **kwargs}
+    return Camera(make_vec_env(config.env, (DEPTH, *seen), layout_seeds=list(layouts), **settings), DEPTH, seen)

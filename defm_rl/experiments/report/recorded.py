@@ -1,0 +1,152 @@
+"""Recorded depth, as robots leave it: folders of PNG, NPY and NPZ files, read into metres."""
+
+import math
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from defm_rl.depth import MAX_DEPTH_M
+from defm_rl.experiments.config import ConfigError
+
+SUFFIXES = (".png", ".npy", ".npz")
+MILLIMETRES = 1000.0
+
+
+@dataclass(frozen=True)
+class Recording:
+    """Depth frames from real cameras.
+
+    Attributes:
+        frames: (N, H, W) float32 metres, holes 0.
+        files: How many files they come from.
+        problems: What was wrong with the files that were left out; each names its file.
+    """
+
+    frames: NDArray[np.float32]
+    files: int
+    problems: list[str]
+
+
+def load_recorded(
+    path: Path, size: tuple[int, int], *, units_per_m: float | None = None, limit: int | None = None
+) -> Recording:
+    """Reads recorded depth; a file that cannot be read does not keep the others from being read.
+
+    A PNG holds one frame of one channel. An NPY, or the array "depth" (or the only one) of an NPZ, holds a frame (H, W)
+    or a video (N, H, W). Integers are millimetres and floats metres, unless `units_per_m` says otherwise. Frames are
+    cropped around their centre to the shape wanted and then sampled without interpolation, which would draw depths
+    between an edge and a hole that nothing has.
+
+    Args:
+        path: A folder (its files in order of their names), or one file.
+        size: Height and width of the frames to give, pixels.
+        units_per_m: Units to the metre: 1000 for millimetres, 100 for centimetres. Needed for 8-bit images.
+        limit: Give no more frames than this, evenly spread over the files and within them.
+
+    Raises:
+        ConfigError: Where there is no such path, no file of depth, or none that can be read.
+    """
+    found = depth_files(path)
+    problems: list[str] = []
+    parts: list[NDArray[np.float32]] = []
+    chosen = _spread(found, limit)
+    for file in chosen:
+        try:
+            # Each file gives its share, rounded up: what is too much is taken out at the end.
+            video = _spread(_read(file), None if limit is None else math.ceil(limit / len(chosen)))
+            parts.append(_fitted(_metres(video, units_per_m), size))
+        except ConfigError as error:
+            problems.append(f"{file}: {error}")
+        except (OSError, SyntaxError, ValueError, EOFError, zipfile.BadZipFile) as error:  # what Pillow and NumPy raise
+            problems.append(f"{file}: cannot be read, it is corrupt or of another kind ({error}).")
+    if not parts:
+        raise ConfigError("No recorded depth could be read:\n  " + "\n  ".join(problems))
+    return Recording(_spread(np.concatenate(parts), limit), len(parts), problems)
+
+
+def depth_files(path: Path) -> list[Path]:
+    """The files of depth at a path, by name.
+
+    Raises:
+        ConfigError: Where there are none.
+    """
+    if not path.exists():
+        raise ConfigError(f"recorded={path}: there is no such folder or file.")
+    files = sorted(path.iterdir()) if path.is_dir() else [path]
+    found = [file for file in files if file.suffix.lower() in SUFFIXES]
+    if not found:
+        names = ", ".join(file.name for file in files[:5])
+        holds = f"holds only {names}{', ...' if len(files) > 5 else ''}" if names else "is empty"
+        raise ConfigError(f"recorded={path} {holds}: expected depth in {', '.join(SUFFIXES)} files.")
+    return found
+
+
+def _spread(items: Any, limit: int | None) -> Any:
+    """At most `limit` of the items, evenly spread."""
+    if limit is None or len(items) <= limit:
+        return items
+    chosen = np.linspace(0, len(items) - 1, limit).round().astype(int)
+    return [items[index] for index in chosen] if isinstance(items, list) else items[chosen]
+
+
+def _read(file: Path) -> NDArray[Any]:
+    """The file's numbers as (N, H, W)."""
+    suffix = file.suffix.lower()
+    if suffix == ".png":
+        with Image.open(file) as image:
+            array = np.asarray(image)
+    elif suffix == ".npy":
+        array = np.load(file, mmap_mode="r", allow_pickle=False)
+    else:
+        with np.load(file, allow_pickle=False) as archive:
+            names = archive.files
+            name = "depth" if "depth" in names or len(names) != 1 else names[0]
+            if name not in names:
+                raise ConfigError(f"expected an array called 'depth', got {', '.join(names) or 'none'}.")
+            array = archive[name]
+    if suffix == ".png" and array.ndim == 3 and array.shape[2] == 3 and (array == array[..., :1]).all():
+        array = array[..., 0]  # a grey picture saved in colour
+    if array.ndim == 2:
+        array = array[None]
+    if array.ndim == 4 and 1 in (array.shape[1], array.shape[3]):
+        array = array[:, 0] if array.shape[1] == 1 else array[..., 0]
+    if array.ndim != 3 or 0 in array.shape or (suffix == ".png" and len(array) > 1):
+        raise ConfigError(f"expected depth of one channel, (H, W) or (N, H, W), got an array of shape {array.shape}.")
+    return array
+
+
+def _metres(video: NDArray[Any], units_per_m: float | None) -> NDArray[np.float32]:
+    if video.dtype.kind not in "iuf":
+        raise ConfigError(f"expected depth in integers or floats, got {video.dtype}.")
+    if units_per_m is None and video.dtype.itemsize == 1:
+        raise ConfigError(
+            "has 8 bits, which end at 0.255 m where they are millimetres: pass recorded_units_per_m=100 if these are "
+            "centimetres, or the camera's own 16-bit depth."
+        )
+    default = 1.0 if video.dtype.kind == "f" else MILLIMETRES
+    metres = video.astype(np.float32) / (units_per_m or default)
+    metres = np.where(np.isfinite(metres) & (metres > 0), metres, np.float32(0))
+    seen = metres[metres > 0]
+    if not seen.size:
+        raise ConfigError("sees nothing: every pixel is a hole.")
+    if seen.min() > MAX_DEPTH_M:
+        raise ConfigError(
+            f"sees nothing nearer than {seen.min():.4g} m: pass recorded_units_per_m=1000 if this is in millimetres."
+        )
+    return metres
+
+
+def _fitted(video: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:
+    """Cropped around the centre to the shape of `size`, then sampled at the pixels' centres."""
+    height, width = video.shape[1:]
+    scale = min(height / size[0], width / size[1])
+    rows, columns = (
+        ((np.arange(target) + 0.5) * scale + (source - target * scale) / 2).astype(int)
+        for source, target in ((height, size[0]), (width, size[1]))
+    )
+    return video[:, rows[:, None], columns]

@@ -1,0 +1,201 @@
+"""Frames of a task's scenes, what an encoder makes of them, and pictures of both."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from defm_rl.encoders import DepthEncoder
+from defm_rl.experiments import environments
+from defm_rl.experiments.config import Config, ConfigError
+from defm_rl.experiments.report.features import Gap, feature_gap, nearest_to_recorded
+from defm_rl.experiments.report.recorded import load_recorded
+from defm_rl.sensors import simulate
+
+MIN_FRAMES = 8
+_ENVS = 32
+_STEPS_BETWEEN = 4  # control steps between two frames of one environment
+_HOLE = (0.13, 0.13, 0.13)
+
+Picture = NDArray[np.uint8]
+"""(H, W, 3)."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One camera's image of the scene that is shown, and the encoder's features of it as colours."""
+
+    camera: str
+    depth: Picture
+    features: Picture
+    hole_share: float
+
+
+@dataclass(frozen=True)
+class EncoderReport:
+    """What becomes of one encoder's features behind other cameras.
+
+    Attributes:
+        summary: For report.json.
+        pairs: For each camera a picture of the same scene; of recorded frames, one of them.
+        far_m: The depth that the last colour stands for.
+    """
+
+    summary: dict[str, Any]
+    pairs: list[Pair]
+    far_m: float
+
+
+def scene_frames(config: Config, frames: int, first_layout: int) -> NDArray[np.float32]:
+    """Ideal depth of numbered layouts, driven through by random actions; (frames, H, W) metres.
+
+    Raises:
+        ConfigError: For too few frames to say anything.
+        ValueError: For a setting that the task refuses.
+    """
+    if frames < MIN_FRAMES:
+        raise ConfigError(f"frames must be at least {MIN_FRAMES}, got {frames}.")
+    camera = config.encoder.cameras[0]
+    num_envs = min(_ENVS, frames)
+    layouts = range(first_layout, first_layout + frames)
+    env = environments.make_vec_env(
+        config.env, (camera,), sensor=environments.IDEAL, num_envs=num_envs, layout_seeds=list(layouts)
+    )
+    try:
+        env.action_space.seed(first_layout)
+        taken = [env.reset(seed=first_layout)[0][camera][:, 0]]
+        while num_envs * len(taken) < frames:
+            for _ in range(_STEPS_BETWEEN):
+                observations, *_ = env.step(env.action_space.sample())
+            taken.append(observations[camera][:, 0])
+    finally:
+        env.close()
+    return np.concatenate(taken)[:frames]
+
+
+def recorded_frames(
+    path: str, config: Config, units_per_m: float | None, limit: int
+) -> tuple[NDArray[np.float32], dict[str, Any]]:
+    """Recorded depth in the shape of a task's frames, and what report.json says of where it came from.
+
+    Raises:
+        ConfigError: Where there is none that can be read.
+    """
+    found = load_recorded(Path(path), config.env.depth_size, units_per_m=units_per_m, limit=limit)
+    if len(found.frames) < 2:
+        raise ConfigError(f"recorded={path} holds a single frame: sets of frames are compared, at least two are needed.")
+    source = {"path": path, "files": found.files, "frames": len(found.frames), "problems": found.problems}
+    return found.frames, source
+
+
+def report_encoder(
+    encoder: DepthEncoder,
+    task: str,
+    ideal: NDArray[np.float32],
+    sensors: Sequence[str],
+    recorded: NDArray[np.float32] | None = None,
+    *,
+    seed: int = 0,
+) -> EncoderReport:
+    """Figures and pictures of one encoder behind simulated sensors and, where there are any, recorded frames.
+
+    Args:
+        encoder: The encoder, frozen.
+        task: What the ideal frames are of.
+        ideal: (N, H, W) metres, as `scene_frames` gives them.
+        sensors: Names of simulated sensors.
+        recorded: (M, H, W) metres.
+        seed: Of the sensors' noise.
+    """
+
+    def encode(frames: NDArray[np.float32]) -> NDArray[np.float64]:
+        return encoder.encode(frames).cpu().numpy().astype(np.float64)
+
+    gaps: list[Gap] = feature_gap(encode, ideal, sensors, recorded, seed=seed)
+    scene = _most_telling(ideal)
+    shown = {name: simulate(scene[None], name, seed=seed).numpy()[0] for name in dict.fromkeys(("ideal", *sensors))}
+    if recorded is not None:
+        shown["recorded"] = _most_telling(recorded)
+    far_m = float(np.percentile(scene[scene > 0], 98)) if (scene > 0).any() else 1.0
+    colours = feature_colours(encoder, ideal[:64], shown)
+    pairs = [
+        Pair(name, depth_colours(frame, far_m), colours[name], float((frame == 0).mean()))
+        for name, frame in shown.items()
+    ]
+    summary = {
+        "encoder": encoder.encoder_name,
+        "task": task,
+        "weights": encoder.provenance.source,
+        "sha256": encoder.provenance.sha256,
+        "features": list(encoder.features),
+        "channels": encoder.feature_dim,
+        "image_size": list(ideal.shape[1:]),
+        "frames": len(ideal),
+        "cameras": [dict(gap) for gap in gaps],
+        "nearest_to_recorded": nearest_to_recorded(gaps),
+    }
+    return EncoderReport(summary, pairs, far_m)
+
+
+def feature_colours(
+    encoder: DepthEncoder, fit: NDArray[np.float32], frames: Mapping[str, NDArray[np.float32]]
+) -> dict[str, Picture]:
+    """The first three principal components of a feature map as red, green and blue.
+
+    The components and their scale are those of the cells of the frames in `fit`: one projection for all pictures.
+
+    Args:
+        encoder: Its first map is shown.
+        fit: (N, H, W) metres.
+        frames: (H, W) metres, by name.
+    """
+    encoder = _with_a_map(encoder)
+    level = next(name for name in encoder.features if name != "global")
+
+    def cells(depth: NDArray[np.float32]) -> NDArray[np.float64]:
+        with torch.no_grad():
+            found = encoder.maps(depth).maps[level]
+        return found.permute(0, 2, 3, 1).cpu().numpy().astype(np.float64)
+
+    known = cells(fit)
+    known = known.reshape(-1, known.shape[-1])
+    mean = known.mean(axis=0)
+    axes = np.linalg.svd(known - mean, full_matrices=False)[2][:3]
+    axes *= np.sign(axes.sum(axis=1, keepdims=True))  # a component's sign is arbitrary: always the same one
+    low, high = np.percentile((known - mean) @ axes.T, (2, 98), axis=0)
+    return {
+        name: _bytes((((cells(frame[None])[0] - mean) @ axes.T) - low) / np.maximum(high - low, 1e-12))
+        for name, frame in frames.items()
+    }
+
+
+def depth_colours(depth: NDArray[np.float32], far_m: float) -> Picture:
+    """Depth from 0 (yellow) to `far_m` and beyond (dark blue); holes are almost black."""
+    colours = matplotlib.colormaps["viridis_r"](np.clip(depth / far_m, 0, 1))[..., :3]
+    return _bytes(np.where(depth[..., None] > 0, colours, _HOLE))
+
+
+def _with_a_map(encoder: DepthEncoder) -> DepthEncoder:
+    """The encoder, or its like with a map where it gives global features only."""
+    if any(name != "global" for name in encoder.features):
+        return encoder
+    level = "P4" if "P4" in encoder.card.levels else encoder.card.levels[0]
+    like = DepthEncoder(encoder.encoder_name, weights="random", features=level, bifpn=encoder.bifpn, size=encoder.size)
+    like.net = encoder.net
+    return like
+
+
+def _most_telling(frames: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The frame with the most both near and far: the one in which cameras differ most."""
+    near = np.median(frames[frames > 0]) if (frames > 0).any() else 1.0
+    share = ((frames > 0) & (frames < near)).mean(axis=(1, 2))
+    return frames[np.abs(share - 0.5).argmin()]
+
+
+def _bytes(colours: NDArray[Any]) -> Picture:
+    return (np.clip(colours, 0, 1) * 255).round().astype(np.uint8)

@@ -1,0 +1,67 @@
+"""What trains a policy: one module for each library, all with the same three functions."""
+
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Protocol
+
+from defm_rl.experiments.config import AlgoConfig, Config
+from defm_rl.experiments.episodes import Policy, WatchEpisodes
+from defm_rl.experiments.progress import Progress
+
+_MODULES = {"ppo": "sb3", "sac": "sb3", "rsl_ppo": "rsl_rl", "distillation": "rsl_rl"}
+
+
+class Trainer(Protocol):
+    """Trains one policy."""
+
+    @property
+    def steps(self) -> int:
+        """Environment steps so far, all environments together."""
+
+    @property
+    def policy(self) -> Policy:
+        """The policy as it is now, acting without exploring."""
+
+    @property
+    def origin(self) -> dict[str, Any]:
+        """What the policy was made from besides its configuration, such as a teacher."""
+
+    def learn(self, total_steps: int, progress: Progress) -> None:
+        """Trains up to so many steps, or until `progress` says that time is up."""
+
+    def save(self, folder: Path) -> None:
+        """Writes all that is needed to go on, and to act, into a folder."""
+
+
+def training_keys(config: Config, checkpoint: Path | None = None) -> tuple[str, ...]:
+    """The observations that the environments have to give while the policy trains.
+
+    Raises:
+        ConfigError: Where a student's teacher is not there or does not fit.
+    """
+    keys: Callable[[Config, Path | None], tuple[str, ...]] = _module(config.algo).training_keys
+    return keys(config, checkpoint)
+
+
+def make_trainer(config: Config, env: WatchEpisodes, checkpoint: Path | None = None, steps: int = 0) -> Trainer:
+    """The trainer of a configuration's algorithm.
+
+    Args:
+        config: The experiment.
+        env: Environments as the policy sees them.
+        checkpoint: A folder that `save` filled, to go on from.
+        steps: The steps behind it.
+    """
+    make: Callable[[Config, WatchEpisodes, Path | None, int], Trainer] = _module(config.algo).make_trainer
+    return make(config, env, checkpoint, steps)
+
+
+def load_policy(config: Config, checkpoint: Path) -> Policy:
+    """The policy from a folder that a trainer's `save` filled."""
+    load: Callable[[Config, Path], Policy] = _module(config.algo).load_policy
+    return load(config, checkpoint)
+
+
+def _module(algo: AlgoConfig) -> Any:
+    return import_module(f"{__name__}.{_MODULES[algo.name]}")
