@@ -206,7 +206,7 @@ def test_an_unknown_stage_is_refused_with_those_there_are():
 
 
 def test_stages_that_the_features_do_not_depend_on_cannot_be_trained():
-    with pytest.raises(ValueError, match="P3 of .* do not depend on head"):
+    with pytest.raises(ValueError, match=r"P3 of .* do not depend on head"):
         make(features="P3", bifpn=False, trainable=["head"])
     encoder = make(features="P3", bifpn=False)
     with pytest.raises(ValueError, match="do not depend on head"):
