@@ -4,6 +4,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
+# Without ensurepip, which Debian packs separately, venv leaves an environment that has no pip behind.
+make_venv = $(1)/bin/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv $(1) || { \
+	echo "$(PYTHON) cannot make a virtual environment with pip. On Debian and Ubuntu: sudo apt install python3-venv" >&2; \
+	exit 1; }
+
 .DEFAULT_GOAL := help
 .PHONY: help venv demo test test-all check format bench clean
 
@@ -15,7 +20,7 @@ venv: $(STAMP)  ## make the virtual environment
 # torch goes in together with everything else under the constraints, so that nothing pulls another build of it.
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; name one with: make PYTHON=python3.12 ...")'
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(call make_venv,$(VENV))
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch -e '.[all,dev]'
 	@touch $@
 

@@ -3,6 +3,7 @@
 import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -41,19 +42,60 @@ def test_imports_run_one_way():
     assert result.returncode == 0, result.stdout
 
 
+def output(*command):
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+
+
+def tracked_files(*patterns):
+    if not (ROOT / ".git").exists() or shutil.which("git") is None:
+        pytest.skip("this is not a git checkout")
+    return {ROOT / name for name in output("git", "ls-files", *patterns) if (ROOT / name).is_file()}
+
+
 def test_every_file_is_linted():
     ruff = shutil.which("ruff", path=str(Path(sys.executable).parent))
-    if ruff is None or not (ROOT / ".git").exists():
-        pytest.skip("ruff is not installed, or this is not a git checkout")
+    if ruff is None:
+        pytest.skip("ruff is not installed")
+    linted = {Path(name) for name in output(ruff, "check", "--show-files", ".")}
+    assert tracked_files("*.py") - linted == set()
 
-    def lines(*command):
-        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
 
-    linted = {Path(name) for name in lines(ruff, "check", "--show-files", ".")}
-    tracked = {ROOT / name for name in lines("git", "ls-files", "*.py")}
-    assert {path for path in tracked - linted if path.exists()} == set()
+def test_a_wheel_holds_every_file_of_the_package_and_nothing_else(tmp_path):
+    pytest.importorskip("setuptools", minversion="77")
+    tracked = {str(path.relative_to(ROOT)) for path in tracked_files("defm_rl")}
+    source = tmp_path / "source"  # building leaves folders behind
+    for name in (*tracked, "pyproject.toml", "README.md", "LICENSE"):
+        (source / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, source / name)
+    (source / "tests").mkdir()
+    (source / "tests" / "__init__.py").touch()
+    output(sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "-w", str(tmp_path), str(source))
+    (wheel,) = tmp_path.glob("*.whl")
+    held = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
+    assert held == tracked
 
 
 def test_the_top_level_shows_the_three_axes():
     for name in ("encoders", "envs", "experiments"):
         assert (ROOT / name).resolve() == ROOT / "defm_rl" / name
+
+
+def test_a_half_made_virtual_environment_is_made_anew_and_the_missing_package_is_named(tmp_path):
+    if shutil.which("make") is None:
+        pytest.skip("make is not installed")
+    python = tmp_path / "python-without-ensurepip"
+    python.write_text(
+        "#!/bin/sh\n"
+        '[ "$2" = venv ] || exit 0\n'
+        'mkdir -p "$3/bin"\n'
+        "printf '#!/bin/sh\\nexit 1\\n' > \"$3/bin/python\"\n"
+        'chmod +x "$3/bin/python"\n'
+        "exit 1\n"
+    )
+    python.chmod(0o755)
+    for _ in range(2):
+        command = ["make", "venv", f"PYTHON={python}", f"VENV={tmp_path / 'venv'}"]
+        made = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+        assert made.returncode != 0
+        assert "apt install python3-venv" in made.stderr
+    assert (tmp_path / "venv" / "bin" / "python").exists()

@@ -1,0 +1,53 @@
+"""The README's Python runs as it stands there, on environments and depth that a reader is supposed to have."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from fake_envs import vec_env, vector_env
+
+import defm_rl
+from defm_rl.encoders import depth_encoder, inference, zoo
+
+README = (Path(__file__).parent.parent / "README.md").read_text()
+BLOCKS = re.findall(r"^```python\n(.*?)^```$", README, flags=re.MULTILINE | re.DOTALL)
+
+# Of RSL-RL, as its users have them.
+MODEL = {"class_name": "defm_rl.rsl_rl:DefmModel"}
+SETTINGS = {
+    "num_steps_per_env": 4,
+    "save_interval": 1000,
+    "obs_groups": {"actor": ["depth", "state"], "critic": ["depth", "state"]},
+    "actor": {**MODEL, "distribution_cfg": {"class_name": "GaussianDistribution"}},
+    "critic": MODEL,
+    "algorithm": {"class_name": "PPO"},
+}
+
+
+@pytest.fixture
+def without_hub(monkeypatch):
+    """Random weights in the place of the published ones, and no traced graphs, for the sake of time."""
+
+    def load_random(name, weights="hub", **settings):
+        return zoo.load_encoder(name, "random")
+
+    monkeypatch.setattr(depth_encoder, "load_encoder", load_random)
+    monkeypatch.setattr(defm_rl, "load_encoder", load_random)
+    monkeypatch.setattr(inference, "_trace", lambda function, *size: function)
+
+
+def test_every_block_runs_after_those_before_it(without_hub):
+    names = {"depth": 5 * torch.rand(2, 48, 96), "settings": SETTINGS}
+    assert len(BLOCKS) >= 4
+    for block in BLOCKS:
+        if "defm_rl.isaaclab" in block:
+            continue  # has an environment of its own
+        names["env"] = vec_env() if "PPO(" in block else vector_env()
+        exec(compile(block, "README.md", "exec"), names)
+    assert names["features"].shape == (2, 512)
+    assert names["out"].maps.keys() == {"P3", "P4", "P5"}
+    names["model"].predict(names["model"].get_env().reset())
+    names["runner"].learn(1)
+    assert names["env"].single_observation_space["depth"].shape == (512,)
+    names["env"].close()
