@@ -20,6 +20,7 @@ class _VecTransformDepth(VecEnvWrapper):
     def __init__(self, venv: VecEnv, transform: DepthTransform) -> None:
         super().__init__(venv, observation_space=transform.space)
         self._transform = transform
+        _check_metres(venv, transform)
 
     def reset(self) -> VecEnvObs:
         """Resets and transforms."""
@@ -59,7 +60,7 @@ class VecEncodeDepth(_VecTransformDepth):
         encoder: The `DepthEncoder`.
 
     Raises:
-        ValueError: Where the encoder is not frozen, or no depth is found.
+        ValueError: Where the encoder is not frozen, no depth is found, or `VecNormalize` standardises it before.
     """
 
     def __init__(
@@ -90,7 +91,7 @@ class VecNormalizeDepth(_VecTransformDepth):
         dtype: float16, which halves the buffer, or float32.
 
     Raises:
-        ValueError: Where no depth is found, or for another dtype.
+        ValueError: Where no depth is found or `VecNormalize` standardises it before, or for another dtype.
     """
 
     def __init__(
@@ -127,3 +128,17 @@ class VecNormalizeFeatures(VecNormalize):
 class _Float64MeanStd(RunningMeanStd):
     def update(self, arr: NDArray[Any]) -> None:
         super().update(arr.astype(np.float64))
+
+
+def _check_metres(venv: VecEnv, transform: DepthTransform) -> None:
+    while isinstance(venv, VecEnvWrapper):
+        # Without a Dict, a VecNormalize has no keys to choose from.
+        if isinstance(venv, VecNormalize) and venv.norm_obs:
+            standardised = set(transform.layouts) & set(venv.norm_obs_keys or transform.layouts)
+            if standardised:
+                raise ValueError(
+                    f"VecNormalize standardises {', '.join(sorted(standardised))}, which is then no depth in metres "
+                    "any more. Leave it out there (norm_obs_keys=[...], or norm_obs=False where there is no other), "
+                    "and standardise the features behind this wrapper (VecNormalizeFeatures)."
+                )
+        venv = venv.venv

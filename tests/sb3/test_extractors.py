@@ -265,6 +265,35 @@ def test_padding_of_recurrent_sequences_is_encoded_once(monkeypatch):
     torch.testing.assert_close(features, encode(depth))
 
 
+def test_recurrent_ppo_does_not_encode_the_padding_of_its_sequences(monkeypatch):
+    settings = {**PPO_SETTINGS, "n_steps": 16, "batch_size": 16, "n_epochs": 2}
+    model = make(RecurrentPPO, settings, env=vec_env(episode_steps=5))
+    extractor = model.policy.features_extractor
+    given, encoded = [], []
+    encode, encode_batch = extractor.encoder.encode, extractor._encode
+
+    def watched(depth):
+        encoded.clear()
+        features = encode_batch(depth)
+        if extractor.training:
+            given.append((len(depth), sum(encoded)))
+        return features
+
+    monkeypatch.setattr(extractor, "_encode", watched)
+    monkeypatch.setattr(extractor.encoder, "encode", lambda images: encoded.append(len(images)) or encode(images))
+    model.learn(32)
+    assert len(given) == 4
+    assert sum(images for images, _ in given) > 4 * 16, "no sequence was padded"
+    assert all(count <= 16 + 1 for _, count in given)
+
+
+def test_replay_memory_of_depth_can_keep_each_frame_only_once():
+    kept_once = {"optimize_memory_usage": True, "replay_buffer_kwargs": {"handle_timeout_termination": False}}
+    env = vec_env(box=True, episode_steps=3)
+    model = SAC("MlpPolicy", env, policy_kwargs=policy_kwargs(), **REPLAY_SETTINGS, **kept_once).learn(12)
+    assert not hasattr(model.replay_buffer, "next_observations")
+
+
 def test_gradients_reach_trained_stages_through_padding():
     extractor = DefmExtractor(vec_env(box=True).observation_space, **ENCODER, trainable=LAST_STAGE).train()
     depth = torch.rand(4, 1, 32, 32) * 5

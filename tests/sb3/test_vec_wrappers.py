@@ -9,7 +9,7 @@ from fake_envs import ENCODER, vec_env
 from stable_baselines3 import A2C, DQN, PPO, SAC, TD3
 from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.running_mean_std import RunningMeanStd
-from stable_baselines3.common.vec_env import VecFrameStack, VecNormalize
+from stable_baselines3.common.vec_env import VecEnvWrapper, VecFrameStack, VecNormalize
 
 from defm_rl import DepthEncoder, normalize_depth
 from defm_rl.depth import ScaleWarning
@@ -114,9 +114,13 @@ def test_features_beyond_float16_are_clipped(encoder, monkeypatch):
 
 
 def test_depth_that_looks_normalised_gets_one_warning(encoder):
-    class Scaled(VecNormalize):
-        def _normalize_obs(self, obs, obs_rms):
-            return obs / 5.0
+    class Scaled(VecEnvWrapper):
+        def reset(self):
+            return self.venv.reset() / 5.0
+
+        def step_wait(self):
+            observations, *rest = self.venv.step_wait()
+            return observations / 5.0, *rest
 
     env = VecEncodeDepth(Scaled(vec_env(num_envs=64, box=True, episode_steps=99)), encoder)
     env.reset()
@@ -157,6 +161,45 @@ def test_algorithms_train_on_encoded_features_and_load_to_the_same_actions(encod
     np.testing.assert_array_equal(loaded.predict(observations, deterministic=True)[0], expected)
     loaded.learn(16, reset_num_timesteps=False)
     assert loaded.num_timesteps == 32
+
+
+def test_a_frame_is_encoded_once_however_many_epochs_there_are(monkeypatch):
+    env = VecEncodeDepth(vec_env(episode_steps=5), **ENCODER)
+    encoded = []
+    encode = env.encoder.encode
+    monkeypatch.setattr(env.encoder, "encode", lambda images: encoded.append(len(images)) or encode(images))
+    PPO("MultiInputPolicy", env, **{**SMALL_PPO, "n_epochs": 10}).learn(2 * 8 * 2)
+    steps, ended = 2 * 8, 3  # of each of two environments: both end after 5, 10 and 15 steps
+    assert sum(encoded) == 2 * (1 + steps + ended)
+    assert len(encoded) == 1 + steps
+
+
+@pytest.mark.parametrize("box", [False, True])
+def test_raw_depth_that_vec_normalize_standardises_is_refused(box):
+    with pytest.raises(ValueError, match="norm_obs_keys"):
+        VecEncodeDepth(VecNormalize(vec_env(box=box)), **ENCODER)
+    with pytest.raises(ValueError, match="VecNormalize standardises depth"):
+        VecNormalizeDepth(
+            VecFrameStack(VecNormalize(vec_env(box=box)), 2, channels_order="first"), depth_keys=["depth"]
+        )
+    VecNormalizeDepth(VecNormalize(vec_env(box=box), norm_obs=False))  # rewards only
+
+
+def test_other_keys_may_be_standardised(encoder):
+    env = VecEncodeDepth(VecNormalize(vec_env(), norm_obs_keys=["state"]), encoder)
+    close(env.reset()["depth"], encoder.encode(vec_env().reset()["depth"]))
+
+
+def test_a_replay_buffer_of_features_can_keep_each_only_once(encoder):
+    """SB3 offers it for Box observations only."""
+    env = VecEncodeDepth(vec_env(box=True, episode_steps=3), encoder)
+    kept_once = {"optimize_memory_usage": True, "replay_buffer_kwargs": {"handle_timeout_termination": False}}
+    model = SAC("MlpPolicy", env, policy_kwargs={"net_arch": [8]}, **SMALL_REPLAY, **kept_once)
+    assert not hasattr(model.replay_buffer, "next_observations")
+    observations = env.reset()
+    model.learn(16)
+    assert model.replay_buffer.observations.dtype == np.float16
+    np.testing.assert_array_equal(model.replay_buffer.observations.shape[2:], observations.shape[1:])
 
 
 @pytest.mark.parametrize(
