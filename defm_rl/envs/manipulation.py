@@ -160,11 +160,11 @@ class ManipulationVectorEnv(MujocoVectorEnv):
     sliding friction, which fingers touch it (2), lifted height (in 0.1 m).
 
     Action (5): movement of the gripper's commanded pose along x, y, z (the base's axes) and about the vertical, and of
-    the fingers (positive opens), all from -1 to 1. The gripper points down, and its command never runs farther ahead of it than
-    one step. Damped least squares turn the command into joint targets, which servos follow, so that exploration is
-    straight in the space in which the task is simple while joint limits, torques and lags remain those of an arm. The
-    fingers move at full speed from a quarter of full action on, so that closing them does not take a rare run of large
-    actions.
+    the fingers (positive opens), all from -1 to 1. The gripper points down, and its command never runs farther ahead of
+    it than one step. Damped least squares turn the command into joint targets, which servos follow, so that exploration
+    is straight in the space in which the task is simple while joint limits, torques and lags remain those of an arm.
+    The fingers move at full speed from a quarter of full action on, so that closing them does not take a rare run of
+    large actions.
 
     Reward: the gain in a potential since the last step (nearness to an object, along a funnel that leads down to it,
     how narrow it is between the fingers, closing them there, both touching it, its height), minus a little for every
