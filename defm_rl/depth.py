@@ -174,8 +174,8 @@ def normalize_channels(
         TypeError: `size`, `pad_to`, `multiple_of` or `dtype` has the wrong type.
         ValueError: `size`, `pad_to` or `multiple_of` makes no sense.
     """
-    if not dtype.is_floating_point:
-        raise TypeError(f"dtype must be floating, got {dtype}")
+    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+        raise TypeError(f"dtype must be a floating one of torch, such as torch.float16, got {dtype!r}")
     if depth.dtype != torch.float64:
         depth = depth.float()  # the logarithm of a half is too coarse
     target = target_size(depth.shape[1], depth.shape[2], size, multiple_of)

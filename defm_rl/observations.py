@@ -304,7 +304,7 @@ def describe_encoder(encoder: DepthEncoder) -> str:
     pools = "".join(f" {name}:{pool}" for name, pool in encoder.pools.items())
     return (
         f"{encoder.encoder_name} sha256={encoder.provenance.sha256} features={'+'.join(encoder.features)}{pools} "
-        f"bifpn={encoder.bifpn} size={encoder.size}"
+        f"bifpn={encoder.bifpn} size={encoder.size} unit={encoder.unit}"
     )
 
 

@@ -268,7 +268,8 @@ class TestRefusals:
             ({"pad_to": 2.5}, TypeError, "pad_to must be an int"),
             ({"multiple_of": -14}, ValueError, "multiple_of must be at least 1"),
             ({"multiple_of": 14}, ValueError, r"8x8 cannot be rounded down.*at least \(14, 14\)"),
-            ({"dtype": torch.uint8}, TypeError, "dtype must be floating"),
+            ({"dtype": torch.uint8}, TypeError, "dtype must be a floating one.*torch.uint8"),
+            ({"dtype": "float16"}, TypeError, "dtype must be a floating one.*'float16'"),
         ],
     )
     def test_arguments(self, arguments: dict[str, object], error: type[Exception], says: str) -> None:

@@ -5,7 +5,8 @@ import pytest
 import torch
 from gymnasium import spaces
 
-from defm_rl.observations import DepthLayout, FeatureBox, depth_layouts, over_cameras
+from defm_rl import DepthEncoder
+from defm_rl.observations import DepthLayout, FeatureBox, depth_layouts, describe_encoder, over_cameras
 
 
 def box(*shape, dtype=np.float32):
@@ -78,3 +79,33 @@ def test_features_of_different_weights_are_different_spaces():
     assert FeatureBox(8, "net sha256=a") != FeatureBox(8, "net sha256=b")
     assert FeatureBox(8, "net sha256=a") != spaces.Box(-np.inf, np.inf, (8,), np.float16)
     assert spaces.Dict(depth=FeatureBox(8, "net sha256=a")) != spaces.Dict(depth=FeatureBox(8, "net sha256=b"))
+
+
+BASE = {"encoder": "defm_regnet_y_400mf", "weights": "random", "features": ["P4", "P3"], "image_size": (32, 64)}
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"encoder": "defm_resnet18"},
+        {"seed": 1},
+        {"features": ["P3", "P4"]},
+        {"pool": "mean"},
+        {"pool": "columns"},
+        {"pool": "spatial_softmax"},
+        {"pool": "flatten"},
+        {"grid": (4, 2)},
+        {"grid": (1, 8)},
+        {"bifpn": False},
+        {"size": (32, 64)},
+        {"unit": "mm"},
+    ],
+    ids=str,
+)
+def test_every_setting_that_changes_features_is_in_their_description(settings):
+    assert describe_encoder(DepthEncoder(**{**BASE, **settings})) != describe_encoder(DepthEncoder(**BASE))
+
+
+def test_descriptions_of_equal_encoders_are_equal():
+    other_camera = {**BASE, "image_size": (48, 96), "cache_dir": "/somewhere/else"}
+    assert describe_encoder(DepthEncoder(**other_camera)) == describe_encoder(DepthEncoder(**BASE))

@@ -41,6 +41,19 @@ def test_imports_run_one_way():
     assert result.returncode == 0, result.stdout
 
 
+def test_every_file_is_linted():
+    ruff = shutil.which("ruff", path=str(Path(sys.executable).parent))
+    if ruff is None or not (ROOT / ".git").exists():
+        pytest.skip("ruff is not installed, or this is not a git checkout")
+
+    def lines(*command):
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+
+    linted = {Path(name) for name in lines(ruff, "check", "--show-files", ".")}
+    tracked = {ROOT / name for name in lines("git", "ls-files", "*.py")}
+    assert {path for path in tracked - linted if path.exists()} == set()
+
+
 def test_the_top_level_shows_the_three_axes():
     for name in ("encoders", "envs", "experiments"):
         assert (ROOT / name).resolve() == ROOT / "defm_rl" / name

@@ -1,5 +1,6 @@
 """Depth in, features out: a DeFM network with its normalization, frozen or trained."""
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any, Self
 
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from defm_rl.depth import as_depth, normalize_channels
 from defm_rl.encoders.freezing import freeze, unfreeze
 from defm_rl.encoders.inference import FrozenRunner
+from defm_rl.encoders.layers import StochasticDepth
 from defm_rl.encoders.output import EncoderOutput
 from defm_rl.encoders.pooling import make_pool
 from defm_rl.encoders.weights import WeightsInfo
@@ -34,6 +36,9 @@ class DepthEncoder(nn.Module):
         grid: Rows and columns of the "grid" pool.
         bifpn: Whether the CNNs' maps pass through the BiFPN, as they were distilled, or come from the backbone.
         trainable: "none", "all", or the names of the stages to train (`list_encoders()` has them).
+        stochastic_depth: Whether EfficientNets drop residual branches at random where they are trained, in training
+            mode: for supervised training. A policy whose features differ between rollout and update learns from wrong
+            probability ratios.
         image_size: Height and width of the depth that will come, before any resize. Needed by the pools whose size
             depends on it, "columns" and "flatten".
         size: Resizes to this height and width (or square side) first.
@@ -62,6 +67,7 @@ class DepthEncoder(nn.Module):
         grid: Sequence[int] = (2, 4),
         bifpn: bool = True,
         trainable: str | Sequence[str] = "none",
+        stochastic_depth: bool = False,
         image_size: Size | None = None,
         size: Size | None = None,
         unit: str = "m",
@@ -76,6 +82,7 @@ class DepthEncoder(nn.Module):
         self.card = CARDS[encoder]
         self.features = (features,) if isinstance(features, str) else tuple(features)
         self.bifpn = bifpn
+        self.stochastic_depth = stochastic_depth
         self.size = _pair(size)
         self.unit = unit
         self._check_features()
@@ -93,7 +100,7 @@ class DepthEncoder(nn.Module):
             map_size = None if map_input is None else self._map_size(name, map_input)
             channels = self.card.bifpn_channels if self._uses_bifpn else self.card.channels[name]
             assert channels is not None
-            self.pools[name], dim = make_pool(pool or "grid", channels, map_size, (int(grid[0]), int(grid[1])))
+            self.pools[name], dim = make_pool(pool or "grid", channels, map_size, grid)
             self.feature_dim += dim
 
         self.threads = torch.get_num_threads()
@@ -116,8 +123,12 @@ class DepthEncoder(nn.Module):
     @property
     def device(self) -> torch.device:
         """The device the network is on."""
-        tensor = next(self.net.parameters(), None)
-        return (tensor if tensor is not None else next(self.net.buffers())).device
+        return self._any_tensor.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The network's floating dtype. Depth is normalized in float32, whatever it is."""
+        return self._any_tensor.dtype
 
     def forward(self, depth: Tensor | np.ndarray) -> Tensor:
         """Features of a batch of depth images.
@@ -126,7 +137,8 @@ class DepthEncoder(nn.Module):
             depth: Depth in the encoder's unit, as `normalize_depth` takes it: (B, H, W), (B, 1, H, W), (B, H, W, 1).
 
         Returns:
-            (B, feature_dim) float32, with a gradient graph only through what is trained.
+            (B, feature_dim) in the network's dtype (float32 unless it was cast; under autocast, too), with a gradient
+            graph only through what is trained.
         """
         depth = as_depth(depth, self.unit)
         if depth.device != self.device:
@@ -141,7 +153,7 @@ class DepthEncoder(nn.Module):
             chunk: Images that are encoded at once at the most, which bounds the memory.
 
         Returns:
-            (B, feature_dim) float32.
+            (B, feature_dim) in the network's dtype.
         """
         with torch.no_grad():
             depth = as_depth(depth, self.unit)
@@ -150,7 +162,7 @@ class DepthEncoder(nn.Module):
             run: Callable[[Tensor], Tensor] = self._eager
             if self.frozen and depth.device.type == "cpu":
                 if self._runner is None:
-                    self._runner = FrozenRunner(self._normalized, self._pooled, self.threads)
+                    self._runner = FrozenRunner(self._normalized, self._pooled, list(self.net.buffers()), self.threads)
                 run = self._runner
             if len(depth) <= chunk:
                 return run(depth)
@@ -189,7 +201,7 @@ class DepthEncoder(nn.Module):
                 f"name earlier stages to train ({', '.join(prefixes)})."
             )
         self._trainable = tuple(s for s in prefixes if s in stages or s in self._trainable)
-        self._runner = None
+        self._runner = None  # its graphs hold a copy of the weights, and are of use to a frozen encoder only
         self.train(self.training)
         new = [parameter for name, parameter in thawed.items() if name not in unused]
         for parameter in new:
@@ -198,13 +210,15 @@ class DepthEncoder(nn.Module):
         return new
 
     def train(self, mode: bool = True) -> Self:
-        """Sets training mode, except for what is frozen: stochastic depth must not come back to life there."""
+        """Sets training mode, except for what is frozen, and for stochastic depth unless it was asked for."""
         super().train(mode)
         prefixes = self.net.stage_prefixes()
         trained = tuple(prefix for stage in self._trainable for prefix in prefixes[stage])
         for name, module in self.net.named_modules():
             # By name, since a stochastic depth has no weights that would say whether it is frozen.
-            module.training = mode and f"{name}.".startswith(trained) if trained else False
+            is_trained = bool(trained) and f"{name}.".startswith(trained)
+            allowed = self.stochastic_depth or not isinstance(module, StochasticDepth)
+            module.training = mode and is_trained and allowed
         return self
 
     def apply(self, fn: Callable[[nn.Module], None]) -> Self:
@@ -237,12 +251,21 @@ class DepthEncoder(nn.Module):
                 "Frozen weights are not part of a checkpoint: pass the same weights= as in training."
             )
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """What `to`, `half` and their like go through: graphs hold the weights as they were before."""
+        self._runner = None
+        return super()._apply(fn, recurse)
+
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_runner": None}  # threads and compiled graphs are not copied
 
     def extra_repr(self) -> str:
         """The settings, in the order of the constructor."""
         return f"{self.encoder_name}, features={self.features}, dim={self.feature_dim}, trainable={self._trainable}"
+
+    @property
+    def _any_tensor(self) -> Tensor:
+        return next(itertools.chain(self.net.parameters(), self.net.buffers()))
 
     @property
     def _uses_bifpn(self) -> bool:
@@ -252,7 +275,9 @@ class DepthEncoder(nn.Module):
         return self._pooled(self._normalized(depth))
 
     def _normalized(self, depth: Tensor) -> Tensor:
-        return normalize_channels(depth, self.size, pad_to=self._pad_to, multiple_of=self._multiple_of)
+        return normalize_channels(
+            depth, self.size, pad_to=self._pad_to, multiple_of=self._multiple_of, dtype=self.dtype
+        )
 
     def _raw(self, x: Tensor) -> EncoderOutput:
         output: EncoderOutput = self.net(x, bifpn=self.bifpn, features=self.features)
@@ -267,7 +292,7 @@ class DepthEncoder(nn.Module):
                 vectors.append(output.global_features)
             else:
                 vectors.append(self.pools[name](output.maps[name]))
-        return vectors[0] if len(vectors) == 1 else torch.cat(vectors, dim=1)
+        return torch.cat(vectors, dim=1).to(x.dtype)  # autocast's operations each have a dtype of their own
 
     def _check_features(self) -> None:
         known = ("global", *self.card.levels)
@@ -307,7 +332,7 @@ class DepthEncoder(nn.Module):
             return set()
         side = 2 * self.card.size_multiple
         with torch.enable_grad():
-            output = self._raw(torch.ones(1, 3, side, side, device=self.device))
+            output = self._raw(torch.ones(1, 3, side, side, device=self.device, dtype=self.dtype))
             tensors = [t for t in (output.global_features, *output.maps.values()) if t is not None]
             total = torch.stack([t.sum() for t in tensors]).sum()
             if not total.requires_grad:

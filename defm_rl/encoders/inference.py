@@ -1,8 +1,9 @@
 """A frozen encoder on a processor: one traced graph, a share of the batch on every core."""
 
 import logging
+import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import cast
 
@@ -27,19 +28,35 @@ class FrozenRunner:
     Args:
         prepare: From (B, H, W) depth to (B, 3, H', W') channels; runs as it is.
         network: From channels to (B, D) features, each image's depending on that image alone; becomes a graph.
+        weights: The network's weights. A graph keeps what it has computed from them, and is made anew when they change.
         threads: Number of threads.
     """
 
     def __init__(
-        self, prepare: Callable[[Tensor], Tensor], network: Callable[[Tensor], Tensor], threads: int
+        self,
+        prepare: Callable[[Tensor], Tensor],
+        network: Callable[[Tensor], Tensor],
+        weights: Sequence[Tensor],
+        threads: int,
     ) -> None:
         self._prepare, self._network = prepare, network
+        self._weights = [weight for weight in weights if not weight.is_inference()]  # those cannot be changed in place
         self._graphs: dict[tuple[int, int], Callable[[Tensor], Tensor]] = {}
+        self._version = self._weights_version()
         self._threads = threads
         self._pool: ThreadPoolExecutor | None = None
+        self._process = os.getpid()
 
     def __call__(self, depth: Tensor) -> Tensor:
         """(B, H, W) depth to (B, D) features."""
+        if self._version != (version := self._weights_version()):
+            self._graphs.clear()
+            self._version = version
+        if self._process != (process := os.getpid()):
+            # Forked: threads stay behind, the pool's as well as PyTorch's own, for which it would wait forever.
+            torch.set_num_threads(1)
+            self._pool = None
+            self._process = process
         size = (depth.shape[-2], depth.shape[-1])
         if size not in self._graphs:
             self._graphs[size] = _trace(self._network, self._prepare(depth[:1]))
@@ -50,8 +67,13 @@ class FrozenRunner:
             self._pool = ThreadPoolExecutor(self._threads, "encode", initializer=torch.set_num_threads, initargs=(1,))
         return torch.cat(list(self._pool.map(self._run, depth.chunk(shares))))
 
+    def _weights_version(self) -> int:
+        """A number that PyTorch raises with each change in place."""
+        return sum(weight._version for weight in self._weights)
+
     def _run(self, depth: Tensor) -> Tensor:
-        with torch.no_grad():  # gradient mode belongs to a thread: the pool's must be told
+        # Gradient mode and autocast belong to a thread: the pool's must be told, and do the same as the caller's.
+        with torch.no_grad(), torch.autocast("cpu", enabled=False):
             return self._graphs[depth.shape[-2], depth.shape[-1]](self._prepare(depth))
 
 
@@ -61,7 +83,7 @@ def _trace(function: Callable[[Tensor], Tensor], example: Tensor) -> Callable[[T
     The graph is held against the function on a batch of another size before it is trusted.
     """
     probe = torch.randn(3, *example.shape[1:], generator=torch.Generator().manual_seed(0)).to(example)
-    with warnings.catch_warnings(), torch.no_grad():
+    with warnings.catch_warnings(), torch.no_grad(), torch.autocast("cpu", enabled=False):
         warnings.simplefilter("ignore")  # the tracer warns of every Python number, which the check below makes harmless
         try:
             graph = torch.jit.freeze(torch.jit.trace(_Traceable(function).eval(), probe[:2], check_trace=False))

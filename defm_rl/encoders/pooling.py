@@ -1,7 +1,9 @@
 """How a feature map becomes a vector."""
 
-import functools
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
+from numbers import Integral
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -9,32 +11,51 @@ from torch import Tensor, nn
 POOLS = ("mean", "columns", "grid", "spatial_softmax", "attention", "flatten")
 
 
-@functools.lru_cache(maxsize=64)
-def _averaging_matrix(size: int, bins: int) -> Tensor:
-    """The (bins, size) matrix that averages `size` cells into `bins` ranges, cut where adaptive average pooling cuts.
-
-    A matrix and not `adaptive_avg_pool2d`: ONNX has no adaptive pooling for sizes that do not divide.
-    """
-    matrix = torch.zeros(bins, size)
-    for index in range(bins):
-        start, stop = index * size // bins, -(-(index + 1) * size // bins)
-        matrix[index, start:stop] = 1.0 / (stop - start)
-    return matrix
-
-
 class GridAverage(nn.Module):
-    """Averages over a grid of `rows` x `columns` cells: coarse, but knows where things are."""
+    """Averages over a grid of `rows` x `columns` cells: coarse, but knows where things are.
 
-    def __init__(self, rows: int, columns: int) -> None:
+    Args:
+        rows: Rows of the grid.
+        columns: Columns of the grid.
+        map_size: Height and width of the map where they are known: what averages it is then made once.
+    """
+
+    over_rows: Tensor
+    over_columns: Tensor
+
+    def __init__(self, rows: int, columns: int, map_size: tuple[int, int] | None = None) -> None:
         super().__init__()
         self.rows, self.columns = rows, columns
+        self.map_size = map_size
+        if map_size is not None:
+            self.register_buffer("over_rows", _averaging_matrix(map_size[0], rows), persistent=False)
+            self.register_buffer("over_columns", _averaging_matrix(map_size[1], columns), persistent=False)
 
     def forward(self, feature_map: Tensor) -> Tensor:
         """(B, C, H, W) to (B, C * rows * columns)."""
         height, width = feature_map.shape[-2:]
-        over_rows = _averaging_matrix(height, self.rows).to(feature_map)
-        over_columns = _averaging_matrix(width, self.columns).to(feature_map)
+        if (height, width) == self.map_size:
+            over_rows, over_columns = self.over_rows, self.over_columns
+        else:
+            over_rows = _averaging_matrix(height, self.rows, feature_map)
+            over_columns = _averaging_matrix(width, self.columns, feature_map)
         return (over_rows @ feature_map @ over_columns.T).flatten(1)
+
+    def extra_repr(self) -> str:
+        """The grid."""
+        return f"rows={self.rows}, columns={self.columns}"
+
+
+def _averaging_matrix(size: int, bins: int, like: Tensor | None = None) -> Tensor:
+    """The (bins, size) matrix that averages `size` cells into `bins` ranges, cut where adaptive average pooling cuts.
+
+    A matrix and not `adaptive_avg_pool2d`: ONNX has no adaptive pooling for sizes that do not divide. It is made on the
+    device of `like`, and in its dtype: a copy would wait for the device, and could not be part of a CUDA graph.
+    """
+    device, dtype = (None, torch.float32) if like is None else (like.device, like.dtype)
+    cells, index = torch.arange(size, device=device), torch.arange(bins, device=device)[:, None]
+    inside = (cells >= index * size // bins) & (cells < ((index + 1) * size + bins - 1) // bins)
+    return (inside / inside.sum(1, keepdim=True)).to(dtype)
 
 
 class SpatialSoftmax(nn.Module):
@@ -81,9 +102,7 @@ class Columns(nn.Module):
         return feature_map.mean(2).flatten(1)
 
 
-def make_pool(
-    pool: str, channels: int, map_size: tuple[int, int] | None, grid: tuple[int, int]
-) -> tuple[nn.Module, int]:
+def make_pool(pool: str, channels: int, map_size: tuple[int, int] | None, grid: Sequence[int]) -> tuple[nn.Module, int]:
     """A module from (B, C, H, W) to (B, D), and D.
 
     Args:
@@ -102,16 +121,19 @@ def make_pool(
         raise ValueError(
             f"pool={pool!r} gives as many features as the image is large: pass image_size=(height, width) of the depth."
         )
-    if pool == "grid" and (len(grid) != 2 or min(grid) < 1):
-        raise ValueError(f"grid must be (rows, columns), both at least 1; got {grid!r}.")
+    if pool == "grid" and not _is_grid(grid):
+        raise ValueError(f"grid must be (rows, columns), two whole numbers of at least 1; got {grid!r}.")
     height, width = map_size or (0, 0)
-    rows, columns = grid
     choices: dict[str, Callable[[], tuple[nn.Module, int]]] = {
         "mean": lambda: (Mean(), channels),
         "columns": lambda: (Columns(), channels * width),
-        "grid": lambda: (GridAverage(rows, columns), channels * rows * columns),
+        "grid": lambda: (GridAverage(*grid, map_size), channels * math.prod(grid)),
         "spatial_softmax": lambda: (SpatialSoftmax(), 2 * channels),
         "attention": lambda: (AttentionPool(channels), channels),
         "flatten": lambda: (nn.Flatten(), channels * height * width),
     }
     return choices[pool]()
+
+
+def _is_grid(grid: Any) -> bool:
+    return isinstance(grid, Sequence) and len(grid) == 2 and all(isinstance(n, Integral) and n >= 1 for n in grid)

@@ -28,8 +28,8 @@ class NavigationConfig:
 
     Attributes:
         level: "open", "one_wall", "two_walls", "boxes" or "corridors", from easy to hard.
-        robot: "rover", the path of an MJCF file, or `robot_descriptions:NAME`. It must have joints "x", "y" (slides) and
-            "yaw" (a hinge) as its first ones, all of one body at the origin, whose camera "depth" looks ahead;
+        robot: "rover", the path of an MJCF file, or `robot_descriptions:NAME`. It must have joints "x", "y" (slides)
+            and "yaw" (a hinge) as its first ones, all of one body at the origin, whose camera "depth" looks ahead;
             actuators "forward" (m/s) and "turn" (rad/s), which obey the commands; a geom "hull", a cylinder or sphere
             around the body's axis, and a sensor "bumper" that is positive when something touches it.
         observations: Which of "depth" and "state" to give; without "depth" nothing is rendered.

@@ -23,7 +23,7 @@ _STREAM = 0x52414E44  # a task draws its layout from `default_rng(seed)`: this i
 
 @dataclass(frozen=True)
 class Randomization:
-    """Ranges (low, high) from which each episode draws its own values, uniformly; None leaves a value as the model has it.
+    """Ranges (low, high) from which each episode draws its own values, uniformly; None leaves the model's own value.
 
     Attributes:
         friction_scale: Factor on the friction of all surfaces.

@@ -65,7 +65,13 @@ def check_robot(
     Args:
         spec: The robot.
         robot: What to call it in the error.
-        bodies, joints, geoms, sites, cameras, actuators, sensors: The names needed.
+        bodies: Names of the bodies needed.
+        joints: Of the joints.
+        geoms: Of the geoms.
+        sites: Of the sites.
+        cameras: Of the cameras.
+        actuators: Of the actuators.
+        sensors: Of the sensors.
 
     Raises:
         ValueError: Something is missing; says all that is, and what there is instead.

@@ -17,13 +17,12 @@ from defm_rl.encoders import DepthEncoder
 from defm_rl.experiments import environments
 from defm_rl.experiments.config import Config
 from defm_rl.experiments.episodes import Policy, run_episodes
-from defm_rl.experiments.recording import DEPTH, Recording, filmed
+from defm_rl.experiments.recording import Recording, filmed
 
 FRAME_MS = 100  # real time for most tasks; navigation runs twice as fast
 PAUSE_MS = 900  # on an episode's last frame
 FAR_M = 6.0  # depth from here on, at the latest, is drawn in one colour
 COLOURS = {"success": "#2e7d32", "timeout": "#8d6e00"}  # other failures are red
-
 
 
 def film(config: Config, policy: Policy, encoder: DepthEncoder | None, path: Path) -> None:

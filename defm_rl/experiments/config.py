@@ -16,8 +16,8 @@ from hydra.errors import HydraException
 from omegaconf import MISSING, DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from defm_rl.envs import LocomotionConfig, ManipulationConfig, NavigationConfig
 from defm_rl.encoders.weights import InvalidWeightsError, WeightsNotFoundError, WeightsUnavailableError
+from defm_rl.envs import LocomotionConfig, ManipulationConfig, NavigationConfig
 
 CONF_MODULE = "defm_rl.experiments.conf"
 
@@ -43,8 +43,8 @@ def env_config(task: type) -> type[EnvConfig]:
     """A task's frozen settings as a schema that Hydra can fill, with what `EnvConfig` adds.
 
     Args:
-        task: Such as `defm_rl.envs.NavigationConfig`: each of its fields becomes a key `env.NAME`, but for those that an
-            experiment decides elsewhere.
+        task: Such as `defm_rl.envs.NavigationConfig`: each of its fields becomes a key `env.NAME`, but for those that
+            an experiment decides elsewhere.
     """
     name = f"{task.__name__.removesuffix('Config')}EnvConfig"
     schema = dataclasses.make_dataclass(name, _settings(task), bases=(EnvConfig,))

@@ -1,4 +1,4 @@
-"""`defm-rl evaluate RUN... [sensors=all]`: trained policies on layouts they have never seen, behind any depth camera."""
+"""`defm-rl evaluate RUN... [sensors=all]`: trained policies on layouts never seen in training, behind any camera."""
 
 import logging
 import sys
@@ -78,7 +78,9 @@ def main(arguments: Sequence[str]) -> int:
     cells: list[Cell] = []
     try:
         configs = _configurations(runs, problems)
-        cells = [Cell(run, name, chosen.options()) for run, config in configs.items() for name in _sensors(config, chosen)]
+        cells = [
+            Cell(run, name, chosen.options()) for run, config in configs.items() for name in _sensors(config, chosen)
+        ]
         _evaluate_all(cells, configs, chosen, problems)
         if (chosen.sensors or chosen.report) and any(cell.finished for cell in cells):
             _report(cells, configs, chosen, problems)
@@ -154,9 +156,7 @@ def _report(cells: Sequence[Cell], configs: dict[Run, Config], chosen: Settings,
     arms = group(runs, [configs[run] for run in runs])
     names = list(dict.fromkeys(cell.sensor for cell in cells))
     results = {
-        (arm, name): [
-            (cell, cell.episodes()) for cell in cells if cell.run in arm.runs and cell.sensor == name
-        ]
+        (arm, name): [(cell, cell.episodes()) for cell in cells if cell.run in arm.runs and cell.sensor == name]
         for arm in arms
         for name in names
     }
@@ -190,9 +190,7 @@ def _films(arm: Arm, content: dict[str, Any], chosen: Settings, problems: list[s
     config, policy, encoder = loaded
     options = chosen.options()
     return [
-        clip
-        for name in shown
-        for clip in clips.film(arm.name, config, policy, encoder, options, name, chosen.clips)
+        clip for name in shown for clip in clips.film(arm.name, config, policy, encoder, options, name, chosen.clips)
     ]
 
 

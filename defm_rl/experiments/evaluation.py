@@ -1,4 +1,4 @@
-"""Evaluating a trained policy on numbered layouts, behind any sensor, and keeping what came of it in the run's folder."""
+"""Evaluating a trained policy on numbered layouts, behind any sensor; what comes of it is kept with the run."""
 
 import csv
 import dataclasses

@@ -9,7 +9,7 @@ from typing import Any
 
 from defm_rl.experiments import environments
 from defm_rl.experiments.config import USER_ERRORS, ConfigError, compose_config, known_keys, refused_settings
-from defm_rl.experiments.report import recorded, scenes, settings
+from defm_rl.experiments.report import scenes, settings
 from defm_rl.experiments.report.arms import task_name
 from defm_rl.experiments.report.write import write_report
 from defm_rl.experiments.runs import to_config
@@ -87,11 +87,16 @@ def _table(summary: dict[str, Any]) -> str:
     shown = {key: title for key, title in _COLUMNS.items() if any(row[key] is not None for row in summary["cameras"])}
     lines = [["camera", *shown.values()]]
     for row in summary["cameras"]:
-        figures = ["-" if row[key] is None else f"{row[key]:.1%}" if key == "hole_share" else f"{row[key]:.4f}" for key in shown]
+        figures = [
+            "-" if row[key] is None else f"{row[key]:.1%}" if key == "hole_share" else f"{row[key]:.4f}"
+            for key in shown
+        ]
         lines.append([row["camera"], *figures])
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     text = [
-        "  ".join([cells[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(cells[1:], widths[1:], strict=True))])
+        "  ".join(
+            [cells[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(cells[1:], widths[1:], strict=True))]
+        )
         for cells in lines
     ]
     about = (

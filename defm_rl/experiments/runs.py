@@ -66,7 +66,7 @@ class Run:
         return cast(dict[str, Any], json.loads((self.checkpoint / "state.json").read_text()))
 
     def save_checkpoint(self, save: Callable[[Path], None], state: dict[str, Any]) -> None:
-        """Writes a checkpoint, `save` into its folder, beside the former one and then swaps them: one of the two is always whole."""
+        """Lets `save` write a checkpoint beside the former one and swaps the two: one of them is always whole."""
         fresh, former = self.folder / "checkpoint.new", self.folder / "checkpoint.old"
         shutil.rmtree(fresh, ignore_errors=True)
         fresh.mkdir(parents=True)

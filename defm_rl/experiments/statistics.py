@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-
 _BARNARD_EPISODES = 250
 
 

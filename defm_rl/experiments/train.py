@@ -24,8 +24,8 @@ from defm_rl.experiments.config import (
     refused_settings,
     register,
 )
-from defm_rl.experiments.evaluation import Options, describe, evaluate, settle_threads, summarize, write_episodes
 from defm_rl.experiments.episodes import WatchEpisodes
+from defm_rl.experiments.evaluation import Options, describe, evaluate, settle_threads, summarize, write_episodes
 from defm_rl.experiments.interruption import INTERRUPTED, stop_on_sigterm
 from defm_rl.experiments.progress import Curves, Progress
 from defm_rl.experiments.provenance import provenance

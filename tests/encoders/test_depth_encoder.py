@@ -2,15 +2,23 @@
 
 import copy
 import io
+import os
 import pickle
+import subprocess
+import sys
+import warnings
+import weakref
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from defm_rl import DepthEncoder, normalize_depth
 from defm_rl.encoders import inference
+from defm_rl.encoders.pooling import SpatialSoftmax, make_pool
 
 SMALL = "defm_efficientnet_b0"  # stochastic depth included
 
@@ -89,6 +97,43 @@ def test_a_frozen_encoder_moves_with_its_policy():
     assert {tensor.dtype for tensor in encoder.net.buffers()} == {torch.float64}
 
 
+@pytest.mark.parametrize("trainable", ["none", "all"])
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [(torch.float16, 0.05), (torch.bfloat16, 0.2), (torch.float64, 1e-4)], ids=str
+)
+@pytest.mark.parametrize("name", [SMALL, "defm_vit_s14"])
+def test_a_network_in_another_dtype_gives_features_in_that_dtype(depth, name, dtype, tolerance, trainable):
+    level = "P14" if "vit" in name else "P4"
+    settings = {"encoder": name, "features": ["global", level], "pool": "grid"}
+    expected = make(**settings)(depth)
+    encoder = make(**settings, trainable=trainable).to(dtype)
+    for features in (encoder(depth), encoder.encode(depth)):
+        assert features.dtype == dtype
+        torch.testing.assert_close(features.float(), expected, rtol=tolerance, atol=tolerance)
+
+
+def test_depth_in_another_dtype_is_normalized_in_float32(depth):
+    encoder = make()
+    torch.testing.assert_close(encoder(depth.double()), encoder(depth))
+    torch.testing.assert_close(encoder(depth.half()), encoder(depth.half().float()))
+
+
+@pytest.mark.parametrize("pool", ["grid", "spatial_softmax", "attention"])
+def test_autocast_leaves_the_features_dtype_as_it_is(depth, pool):
+    encoder = make(features=["global", "P4"], pool=pool, trainable=["head"])
+    expected = encoder(depth)
+    with torch.autocast("cpu", torch.bfloat16):
+        features = encoder(depth)
+    assert features.dtype == torch.float32
+    assert not torch.equal(features, expected)
+    torch.testing.assert_close(features, expected, rtol=0.2, atol=0.2)
+
+
+def test_a_network_in_another_dtype_can_be_unfrozen():
+    encoder = make().double()
+    assert {parameter.dtype for parameter in encoder.unfreeze("all")} == {torch.float64}
+
+
 # What is trained.
 
 
@@ -119,10 +164,16 @@ def test_only_the_named_stages_are_trained(depth):
     assert changed == {"norm_cls.weight", "norm_cls.bias"}
 
 
+def test_stochastic_depth_stays_off_unless_it_is_asked_for(depth):
+    encoder = make(trainable="all")
+    assert torch.equal(encoder.train()(depth), encoder.eval()(depth))
+    encoder = make(trainable="all", stochastic_depth=True).train()
+    assert not torch.equal(encoder(depth), encoder(depth))
+
+
 def test_stochastic_depth_of_frozen_stages_stays_off_while_others_train(depth):
-    encoder = make(trainable=["head"]).train()
+    encoder = make(trainable=["head"], stochastic_depth=True).train()
     assert torch.equal(encoder(depth), encoder(depth))
-    assert not torch.equal(*(make(trainable="all").train()(depth) for _ in range(2)))
 
 
 def test_unfreezing_hands_out_the_new_parameters_once(depth):
@@ -138,11 +189,15 @@ def test_unfreezing_hands_out_the_new_parameters_once(depth):
 
 def test_unfreezing_after_encoding_is_seen_by_the_next_encoding(depth):
     encoder = make().eval()
-    encoder.encode(depth)
+    before = encoder.encode(depth)
+    graphs = weakref.ref(encoder._runner)
     with torch.no_grad():
         for parameter in encoder.unfreeze("all"):
             parameter.mul_(1.1)
-    torch.testing.assert_close(encoder.encode(depth), encoder(depth).detach(), rtol=1e-4, atol=1e-4)
+    after = encoder.encode(depth)
+    assert (after - before).abs().max() > 0.01
+    torch.testing.assert_close(after, encoder(depth).detach(), rtol=1e-4, atol=1e-4)
+    assert graphs() is None, "the graphs' copy of the weights is not given back"
 
 
 def test_an_unknown_stage_is_refused_with_those_there_are():
@@ -151,7 +206,7 @@ def test_an_unknown_stage_is_refused_with_those_there_are():
 
 
 def test_stages_that_the_features_do_not_depend_on_cannot_be_trained():
-    with pytest.raises(ValueError, match="P3 of .* do not depend on head"):
+    with pytest.raises(ValueError, match=r"P3 of .* do not depend on head"):
         make(features="P3", bifpn=False, trainable=["head"])
     encoder = make(features="P3", bifpn=False)
     with pytest.raises(ValueError, match="do not depend on head"):
@@ -215,15 +270,56 @@ def test_a_grid_that_divides_the_map_averages_its_cells(depth):
     torch.testing.assert_close(encoder(depth), expected)
 
 
-def test_a_grid_equals_adaptive_pooling_where_it_does_not_divide(depth):
-    encoder = make(features="P3", pool="grid", grid=(2, 4), bifpn=False)
+@pytest.mark.parametrize("image_size", [None, (40, 72)])
+@pytest.mark.parametrize("grid", [(2, 4), (5, 9), (7, 20), (1, 1)])
+def test_a_grid_is_adaptive_pooling_whether_or_not_the_image_size_is_known(depth, grid, image_size):
+    encoder = make(features="P3", pool="grid", grid=grid, bifpn=False, image_size=image_size)
     cells = encoder.net(normalize_depth(depth), bifpn=False).maps["P3"]
-    torch.testing.assert_close(encoder(depth), nn.functional.adaptive_avg_pool2d(cells, (2, 4)).flatten(1))
+    torch.testing.assert_close(encoder(depth), nn.functional.adaptive_avg_pool2d(cells, grid).flatten(1))
+    other = torch.cat([depth, depth], dim=2)  # not the size that was announced
+    cells = encoder.net(normalize_depth(other), bifpn=False).maps["P3"]
+    torch.testing.assert_close(encoder(other), nn.functional.adaptive_avg_pool2d(cells, grid).flatten(1))
+
+
+@pytest.mark.parametrize("image_size", [None, (40, 72)])
+@pytest.mark.parametrize("pool", ["grid", "spatial_softmax", "attention"])
+def test_an_encoder_with_its_pool_exports_and_compiles(depth, pool, image_size):
+    encoder = make(encoder="defm_regnet_y_400mf", features="P3", pool=pool, bifpn=False, image_size=image_size)
+    expected = encoder(depth).detach()
+    program = torch.export.export(encoder, (depth,), dynamic_shapes={"depth": {0: torch.export.Dim("batch")}})
+    torch.testing.assert_close(program.module()(depth[:2]), expected[:2], rtol=1e-4, atol=1e-4)
+    torch._dynamo.reset()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        compiled = torch.compile(encoder, fullgraph=True, backend="eager")(depth)
+    torch.testing.assert_close(compiled, expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(encoder(depth), expected)  # nothing of the tracing is left behind
+
+
+@pytest.mark.parametrize("image_size", [None, (40, 72)])
+def test_a_grid_makes_no_tensor_on_another_device_than_its_map(image_size):
+    """A copy from the processor waits for a GPU, and cannot be part of a CUDA graph."""
+    pool, _ = make_pool("grid", 4, None if image_size is None else (5, 9), (2, 4))
+    pool = pool.to("meta")
+    with TensorsOf() as made:
+        assert pool(torch.empty(2, 4, 5, 9, device="meta")).device.type == "meta"
+    assert {tensor.device.type for tensor in made.tensors} == {"meta"}
+
+
+class TensorsOf(TorchDispatchMode):
+    """Collects every tensor that an operation gives."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tensors: list[torch.Tensor] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        output = func(*args, **(kwargs or {}))
+        self.tensors += [x for x in tree_leaves(output) if isinstance(x, torch.Tensor)]
+        return output
 
 
 def test_spatial_softmax_finds_the_peak():
-    from defm_rl.encoders.pooling import SpatialSoftmax
-
     peak = torch.zeros(1, 1, 5, 9)
     peak[0, 0, 1, 6] = 50.0
     torch.testing.assert_close(SpatialSoftmax()(peak), torch.tensor([[0.5, -0.5]]))
@@ -255,6 +351,9 @@ def test_a_resize_sets_the_size_that_the_network_sees(depth):
         ({"features": "P4", "pool": "max"}, "mean, columns.*'max'"),
         ({"features": "P4", "pool": "columns"}, "image_size"),
         ({"features": "P4", "pool": "grid", "grid": (0, 3)}, r"grid must be.*\(0, 3\)"),
+        ({"features": "P4", "pool": "grid", "grid": (9,)}, r"grid must be \(rows, columns\).*\(9,\)"),
+        ({"features": "P4", "pool": "grid", "grid": 9}, r"grid must be \(rows, columns\).*9"),
+        ({"features": "P4", "pool": "grid", "grid": (2.5, 4)}, r"grid must be \(rows, columns\).*2.5"),
         ({"encoder": "resnet18"}, "defm_resnet18"),
     ],
 )
@@ -277,13 +376,68 @@ def test_the_fast_way_gives_the_same_features_for_any_batch(name):
         torch.testing.assert_close(encoder.encode(depth[:batch]), expected[:batch], rtol=1e-4, atol=1e-4)
 
 
-def test_the_fast_way_uses_a_graph_and_a_share_per_thread(depth):
-    encoder = make()
+@pytest.mark.parametrize("features", ["global", "P3"])
+@pytest.mark.parametrize("image_size", [None, (40, 72)])
+def test_the_fast_way_uses_a_graph_and_a_share_per_thread(depth, features, image_size):
+    encoder = make(features=features, bifpn=False, image_size=image_size)
     encoder.threads = 2
     encoder.encode(torch.cat([depth, depth, depth]))
     assert isinstance(encoder._runner, inference.FrozenRunner)
     assert all(isinstance(graph, torch.jit.ScriptModule) for graph in encoder._runner._graphs.values())
     assert encoder._runner._pool is not None
+
+
+def change_weights(encoder: DepthEncoder) -> None:
+    with torch.no_grad():
+        for buffer in encoder.net.buffers():
+            buffer.mul_(1.1)
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        (SMALL, change_weights),
+        ("defm_vit_s14", change_weights),  # its graph holds position embeddings resized beforehand
+        (SMALL, DepthEncoder.double),
+        (SMALL, DepthEncoder.bfloat16),
+    ],
+)
+def test_the_fast_way_follows_changes_of_the_weights(depth, name, change):
+    encoder = make(encoder=name)
+    encoder.encode(depth)
+    change(encoder)
+    torch.testing.assert_close(encoder.encode(depth), encoder(depth), rtol=1e-3, atol=1e-3)
+
+
+def test_the_fast_way_is_the_same_under_autocast(depth):
+    encoder = make(encoder="defm_regnet_y_400mf")
+    encoder.threads = 2
+    many = depth.repeat(4, 1, 1)
+    with torch.autocast("cpu", torch.bfloat16):
+        traced_under_autocast = [encoder.encode(part) for part in (many, many[:1])]
+    for features in traced_under_autocast:
+        torch.testing.assert_close(features, encoder(many[: len(features)]), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
+def test_a_forked_process_can_encode():
+    """The threads of the parent are not there; in a process of its own, since a fork copies all that PyTorch holds."""
+    script = """
+import os, signal, sys, torch
+from defm_rl import DepthEncoder
+torch.set_num_threads(2)
+encoder = DepthEncoder("defm_regnet_y_400mf", weights="random")
+depth = torch.rand(16, 32, 32)
+expected = encoder.encode(depth)
+child = os.fork()
+if child == 0:
+    signal.alarm(60)
+    same = all(torch.allclose(encoder.encode(x), expected[: len(x)], atol=1e-4) for x in (depth, depth[:2]))
+    os._exit(0 if same else 1)
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+    done = subprocess.run([sys.executable, "-c", script], timeout=300, check=False)
+    assert done.returncode == 0, "the child hung or encoded something else"
 
 
 def test_chunks_do_not_change_the_features(depth):

@@ -271,7 +271,7 @@ def test_moved_turned_and_zoomed_cameras_see_the_wall_where_geometry_has_it(make
         for i in range(env.num_envs):
             drawn = {key: env.randomized[key][i, c] for key in cameras}
             rotation = meant * Rotation.from_rotvec(drawn["camera_angle_deg"], degrees=True)
-            position = (env._qpos[i, 0] + ahead_m, 0, 0.1 + above_m) + meant.apply(drawn["camera_position_m"])
+            position = np.array([env._qpos[i, 0] + ahead_m, 0, 0.1 + above_m]) + meant.apply(drawn["camera_position_m"])
             pixel = 2 * np.tan(np.radians(fovy_deg * drawn["camera_fov_scale"]) / 2) / height
             right = pixel * (np.arange(width) + 0.5 - width / 2)
             up = pixel * (height / 2 - 0.5 - np.arange(height))
@@ -318,7 +318,7 @@ def test_a_camera_that_sticks_out_collides_before_it_is_inside_a_wall():
 
 
 def episodes(env, num_steps, actions=None):
-    """Plays with same-step autoreset; the observations of every episode of environment 0, in order, the last included."""
+    """Plays with same-step autoreset; the observations of each episode of environment 0 in order, the last included."""
     found = [[one(env.reset(seed=4)[0])]]
     for k in range(num_steps):
         action = np.zeros((env.num_envs, 1)) if actions is None else np.full((env.num_envs, 1), actions[k])
@@ -357,10 +357,7 @@ def test_late_depth_begins_anew_in_every_autoreset_mode(make, mode):
     for _ in range(4):
         last = env.step(np.zeros((2, 1)))[0]["depth"]
     assert (last < begun).all()
-    if mode is AutoresetMode.NEXT_STEP:
-        first = env.step(np.zeros((2, 1)))[0]["depth"]
-    else:
-        first = env.reset()[0]["depth"]
+    first = (env.step(np.zeros((2, 1))) if mode is AutoresetMode.NEXT_STEP else env.reset())[0]["depth"]
     np.testing.assert_allclose(first[:, 0, 6, 12], WALL_X_M - env._qpos[:, 0], rtol=1e-3)
     np.testing.assert_array_equal(env.step(np.zeros((2, 1)))[0]["depth"], first)
 

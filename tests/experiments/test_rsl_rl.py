@@ -108,12 +108,18 @@ def test_an_interrupted_run_goes_on(here):
 
 
 def test_a_learning_rate_falls_where_it_does_not_adapt(here):
-    run = trained(*PPO, "encoder=blind", "evaluation.clips=0", "algo.schedule=fixed", "algo.final_learning_rate_share=0")
+    run = trained(
+        *PPO, "encoder=blind", "evaluation.clips=0", "algo.schedule=fixed", "algo.final_learning_rate_share=0"
+    )
     groups = torch.load(run.checkpoint / "model.pt")["optimizer_state_dict"]["param_groups"]
     assert groups[0]["lr"] == pytest.approx(0.5e-3)  # of 1e-3, before the second of two iterations
 
 
-@pytest.mark.parametrize("extra", [[], ["encoder=blind"], ["encoder.trainable=[head]", "encoder.features=[global]"]], ids=["frozen", "blind", "fine"])
+@pytest.mark.parametrize(
+    "extra",
+    [[], ["encoder=blind"], ["encoder.trainable=[head]", "encoder.features=[global]"]],
+    ids=["frozen", "blind", "fine"],
+)
 def test_a_student_learns_from_its_teacher_and_says_so(here, teacher, extra):
     run = trained(*STUDENT, f"teacher={teacher}", *extra)
     made_by = metrics(run)["made_by"]

@@ -106,7 +106,7 @@ def test_every_way_to_learn_trains_and_can_be_evaluated_again(here, overrides):
 
 
 def test_a_sensor_is_what_policies_see_with_and_it_is_said(here):
-    assert train.main(["experiment=navigation", *PPO, *RANDOM, "env.sensor=stereo"]) == 0
+    assert train.main(["experiment=navigation", *SMALL_PPO, *RANDOM, "env.sensor=stereo"]) == 0
     run = only_run(here)
     assert metrics(run)["made_by"]["sensor"] == "stereo"
     assert evaluate.main([str(run.folder), "episodes=6", "first_layout=1000000", "num_envs=4"]) == 0

@@ -159,10 +159,14 @@ def test_algorithms_train_on_encoded_features_and_load_to_the_same_actions(encod
     assert loaded.num_timesteps == 32
 
 
-def test_a_policy_refuses_features_of_other_weights(encoder, tmp_path):
-    model = PPO("MultiInputPolicy", VecEncodeDepth(vec_env(), encoder), **SMALL_PPO)
+@pytest.mark.parametrize(
+    ("settings", "other_settings"),
+    [({}, {"seed": 1}), ({"features": "P4", "grid": (2, 4)}, {"features": "P4", "grid": (4, 2)})],
+)
+def test_a_policy_refuses_features_of_other_weights_and_settings(settings, other_settings, tmp_path):
+    model = PPO("MultiInputPolicy", VecEncodeDepth(vec_env(), **ENCODER, **settings), **SMALL_PPO)
     model.save(tmp_path / "model")
-    other = VecEncodeDepth(vec_env(), **ENCODER, seed=1)
+    other = VecEncodeDepth(vec_env(), **ENCODER, **other_settings)
     with pytest.raises(ValueError, match="sha256"):
         PPO.load(tmp_path / "model", env=other, device="cpu")
 

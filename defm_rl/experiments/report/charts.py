@@ -97,8 +97,12 @@ def profiles(policies: Sequence[Mapping[str, Any]], measure: str) -> str | None:
         for policy, _, colour, _ in _styled(policies, itertools.repeat(0.0)):
             if policy["profile"]:
                 profile = policy["profile"]
-                axes.step(profile["thresholds"], profile["shares"], where="post", color=colour, lw=1.8, label=policy["name"])
-        axes.set(xlim=(0, 1), ylim=(0, 1.03), xlabel=f"{measure_name(measure)} above", ylabel="share of runs and sensors")
+                axes.step(
+                    profile["thresholds"], profile["shares"], where="post", color=colour, lw=1.8, label=policy["name"]
+                )
+        axes.set(
+            xlim=(0, 1), ylim=(0, 1.03), xlabel=f"{measure_name(measure)} above", ylabel="share of runs and sensors"
+        )
         _legend_above(axes)
 
     return _svg(draw, (5.6, 3.4), "profile")
@@ -114,7 +118,9 @@ def failures(policies: Sequence[Mapping[str, Any]], sensors: Sequence[str]) -> s
         for policy, sensor in rows:
             if policy is not last:
                 place += 0.9 if last is not None else 0.0
-                axes.text(0, place - 0.62, policy["name"], fontweight="bold", color="#333333", va="center", fontsize=9.5)
+                axes.text(
+                    0, place - 0.62, policy["name"], fontweight="bold", color="#333333", va="center", fontsize=9.5
+                )
                 last = policy
                 place += 0.15
             seen = policy["by_sensor"][sensor]
@@ -195,7 +201,7 @@ def depth_scale(far_m: float) -> str:
 
 
 def _styled(policies: Sequence[Mapping[str, Any]], offsets: Any) -> Any:
-    return zip(policies, offsets, itertools.cycle(COLOURS), itertools.cycle(MARKERS))  # noqa: B905  they end differently
+    return zip(policies, offsets, itertools.cycle(COLOURS), itertools.cycle(MARKERS))
 
 
 def _all_figures(policies: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
@@ -206,7 +212,7 @@ def _measure_axis(
     label: Callable[[str], Any], limit: Callable[..., Any], measure: str, figures: Sequence[Mapping[str, Any]]
 ) -> None:
     label(f"{measure_name(measure)}, 95 % interval; ring: the sensor of the training")
-    if all(0 <= figure["low"] and figure["high"] <= 1 for figure in figures):
+    if all(figure["low"] >= 0 and figure["high"] <= 1 for figure in figures):
         limit(-0.02, 1.02)
 
 

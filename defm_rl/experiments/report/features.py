@@ -131,7 +131,7 @@ def linear_cka(a: Features, b: Features) -> float:
 
 
 def relative_shift(a: Features, b: Features) -> float:
-    """Mean distance between a row of `a` and the same row of `b`, over the mean distance of two different rows of `a`."""
+    """Mean distance between a row of `a` and the same row of `b`, over the mean distance of two rows of `a`."""
     apart = np.sqrt(_squared_distances(a, a))[np.triu_indices(len(a), 1)].mean()
     return float(np.linalg.norm(a - b, axis=1).mean() / max(apart, 1e-12))
 

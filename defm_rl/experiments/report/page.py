@@ -36,7 +36,14 @@ def render(
         lstrip_blocks=True,
     )
     environment.filters.update(
-        png=png_uri, gif=gif_uri, share=share, figure=figure, signed=signed, number=number, p_value=p_value, commit=commit
+        png=png_uri,
+        gif=gif_uri,
+        share=share,
+        figure=figure,
+        signed=signed,
+        number=number,
+        p_value=p_value,
+        commit=commit,
     )
     policies = summary.get("policies", [])
     tasks = list(dict.fromkeys(policy["task"] for policy in policies))

@@ -88,7 +88,9 @@ def recorded_frames(
     """
     found = load_recorded(Path(path), config.env.depth_size, units_per_m=units_per_m, limit=limit)
     if len(found.frames) < 2:
-        raise ConfigError(f"recorded={path} holds a single frame: sets of frames are compared, at least two are needed.")
+        raise ConfigError(
+            f"recorded={path} holds a single frame: sets of frames are compared, at least two are needed."
+        )
     source = {"path": path, "files": found.files, "frames": len(found.frames), "problems": found.problems}
     return found.frames, source
 

@@ -212,9 +212,7 @@ def _profile(scores: statistics.Scores) -> dict[str, Any] | None:
     }
 
 
-def _compared(
-    results: Results, better: Arm, worse: Arm, sensors: Sequence[str], measure: str
-) -> dict[str, Any] | None:
+def _compared(results: Results, better: Arm, worse: Arm, sensors: Sequence[str], measure: str) -> dict[str, Any] | None:
     """One policy against another, over the sensors that both have been behind."""
     shared = [sensor for sensor in sensors if results.get((better, sensor)) and results.get((worse, sensor))]
     x, y = (_scores(results, arm, shared, measure) for arm in (better, worse))
@@ -225,7 +223,9 @@ def _compared(
         a, b = ([e for _, episodes in results[arm, sensor] for e in episodes] for arm in (better, worse))
         by_sensor[sensor] = {
             "difference": float(values(a, measure).mean() - values(b, measure).mean()),
-            "p_value": statistics.exact_test([bool(v) for v in values(a, measure)], [bool(v) for v in values(b, measure)])
+            "p_value": statistics.exact_test(
+                [bool(v) for v in values(a, measure)], [bool(v) for v in values(b, measure)]
+            )
             if _is_rate(a, measure)
             else None,
         }

@@ -27,7 +27,8 @@ _logger = logging.getLogger(__name__)
 _MODEL = "model.pt"  # file of a checkpoint
 _ALGORITHM_FIELDS = (
     *("gamma", "lam", "num_mini_batches", "clip_param", "entropy_coef", "value_loss_coef", "use_clipped_value_loss"),
-    *("schedule", "desired_kl", "num_learning_epochs", "max_grad_norm", "learning_rate", "gradient_length", "loss_type"),
+    *("schedule", "desired_kl", "num_learning_epochs", "max_grad_norm", "learning_rate"),
+    *("gradient_length", "loss_type"),
 )
 
 
@@ -61,11 +62,13 @@ class Teacher:
         run = Run(Path(config.teacher))
         its = run.config()
         if its.env.id != config.env.id:
-            raise ConfigError(f"teacher={run.folder} was trained on {its.env.id}, the student is to learn {config.env.id}.")
+            raise ConfigError(
+                f"teacher={run.folder} was trained on {its.env.id}, the student is to learn {config.env.id}."
+            )
         if not isinstance(its.algo, RslPPOConfig) or its.encoder.kind != "blind":
             raise ConfigError(
-                f"teacher={run.folder} was trained with algo={its.algo.name} encoder={its.encoder.kind}: a teacher is a "
-                "run with algo=rsl_ppo encoder=blind, which is told what a student has to see."
+                f"teacher={run.folder} was trained with algo={its.algo.name} encoder={its.encoder.kind}: a teacher is "
+                "a run with algo=rsl_ppo encoder=blind, which is told what a student has to see."
             )
         saved = (run.checkpoint / _MODEL).read_bytes()
         state = torch.load(io.BytesIO(saved), map_location="cpu")["actor_state_dict"]
@@ -193,11 +196,14 @@ def load_policy(config: Config, checkpoint: Path) -> RslRlPolicy:
     assert isinstance(config.algo, RslRlConfig)
     saved = _load(checkpoint)
     observations = {
-        key: torch.zeros(1, *shape, dtype=getattr(torch, dtype)) for key, (shape, dtype) in saved["observations"].items()
+        key: torch.zeros(1, *shape, dtype=getattr(torch, dtype))
+        for key, (shape, dtype) in saved["observations"].items()
     }
     keys = policy_keys(config.encoder, config.algo)
     settings = {name: value for name, value in actor_settings(config).items() if name != "class_name"}
-    model = DefmModel(TensorDict(observations, batch_size=[1]), {"actor": list(keys)}, "actor", saved["actions"], **settings)
+    model = DefmModel(
+        TensorDict(observations, batch_size=[1]), {"actor": list(keys)}, "actor", saved["actions"], **settings
+    )
     model.load_state_dict(saved.get("actor_state_dict") or saved["student_state_dict"])
     return RslRlPolicy(model.to("cuda" if torch.cuda.is_available() else "cpu"), keys)
 
@@ -287,7 +293,7 @@ def _quiet() -> Iterator[None]:
 
 
 class _Watched:
-    """Stands in the place of RSL-RL's logger, which would print a page after each iteration, and tells how it goes on."""
+    """In the place of RSL-RL's logger, which would print a page after each iteration; tells how it goes on."""
 
     writer = None  # without one, RSL-RL leaves saving to others
 

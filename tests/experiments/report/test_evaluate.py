@@ -1,4 +1,4 @@
-"""`defm-rl evaluate` with sensors, and `defm-rl gap`: on real policies and scenes, interrupted and broken ones included."""
+"""`defm-rl evaluate` with sensors, and `defm-rl gap`: on real policies and scenes, interrupted and broken ones too."""
 
 import csv
 import json
@@ -127,7 +127,16 @@ def test_a_broken_run_is_named_and_the_others_are_evaluated(here, capsys):
     (damaged / "overrides.txt").write_text((here / "blind" / "overrides.txt").read_text())
     (damaged / "checkpoint" / "state.json").write_text((here / "blind" / "checkpoint" / "state.json").read_text())
     (damaged / "checkpoint" / "model.zip").write_bytes(b"PK, once")
-    command = ["empty", "unfinished", "damaged", "blind", "sensors=[ideal,stereo]", "report=out", "clips=0", *EVALUATION]
+    command = [
+        "empty",
+        "unfinished",
+        "damaged",
+        "blind",
+        "sensors=[ideal,stereo]",
+        "report=out",
+        "clips=0",
+        *EVALUATION,
+    ]
     assert evaluate.main(command) == 2
     error = capsys.readouterr().err
     assert "empty holds no run" in error
@@ -141,7 +150,14 @@ def test_a_broken_run_is_named_and_the_others_are_evaluated(here, capsys):
 
 
 def test_an_interrupted_evaluation_goes_on_where_it_stopped(here, count):
-    arguments = ["blind", "sensors=[ideal,redwood,stereo,zedx,dextrah]", "report=out", "clips=0", "episodes=150", "num_envs=4"]
+    arguments = [
+        "blind",
+        "sensors=[ideal,redwood,stereo,zedx,dextrah]",
+        "report=out",
+        "clips=0",
+        "episodes=150",
+        "num_envs=4",
+    ]
     process = subprocess.Popen(
         [sys.executable, "-m", "defm_rl.cli", "evaluate", *arguments],
         stdout=subprocess.PIPE,

@@ -49,10 +49,12 @@ class Outline(HTMLParser):
 def encoder_report():
     row = {"hole_share": 0.01, "cosine": 0.9, "cka": 0.8, "shift": 0.3, "nearest_cosine": 0.7, "mmd": 0.01}
     cameras = [{"camera": name, **row, "mmd_to_recorded": 0.2} for name in ("ideal", "stereo")]
-    cameras.append({**cameras[0], "camera": "recorded", "cosine": None, "cka": None, "shift": None, "mmd_to_recorded": None})
+    cameras.append(
+        {**cameras[0], "camera": "recorded", "cosine": None, "cka": None, "shift": None, "mmd_to_recorded": None}
+    )
     facts = {
-        "encoder": "defm_resnet18", "task": "Navigation-v0, boxes", "weights": "random", "sha256": "cd" * 32, "features": ["P4"], "channels": 8, "frames": 16,
-        "image_size": [24, 48], "cameras": cameras, "nearest_to_recorded": "stereo",
+        "encoder": "defm_resnet18", "task": "Navigation-v0, boxes", "weights": "random", "sha256": "cd" * 32,
+        "features": ["P4"], "channels": 8, "frames": 16, "image_size": [24, 48], "cameras": cameras, "nearest_to_recorded": "stereo",
     }  # fmt: skip
     picture = np.zeros((6, 12, 3), np.uint8)
     return EncoderReport(facts, [Pair("ideal", picture, picture, 0.01)], 4.2)
@@ -109,6 +111,11 @@ def test_numbers_are_written_for_people():
     assert page.signed(-0.0001, percent=True) == "0"
     assert page.signed(-0.125, percent=True) == "−12.5"
     assert page.signed(0.125, percent=False) == "+0.125"
-    assert (page.p_value(3e-7), page.p_value(0.0042), page.p_value(0.3), page.p_value(None)) == ("< 0.0001", "0.0042", "0.30", "–")
+    assert (page.p_value(3e-7), page.p_value(0.0042), page.p_value(0.3), page.p_value(None)) == (
+        "< 0.0001",
+        "0.0042",
+        "0.30",
+        "–",
+    )
     assert page.commit("0123456789abcdef+changes") == "0123456789+changes"
     assert page.commit(None) == "no checkout"

@@ -25,9 +25,17 @@ def by_name(content, start):
 
 def test_runs_that_differ_only_in_their_seed_are_one_policy(runs):
     arms = group(runs, [run.config() for run in runs])
-    assert [[run.folder.name for run in arm.runs] for arm in arms] == [["defm-0", "defm-1"], ["noisy-0", "noisy-1"], ["blind-0"]]
+    assert [[run.folder.name for run in arm.runs] for arm in arms] == [
+        ["defm-0", "defm-1"],
+        ["noisy-0", "noisy-1"],
+        ["blind-0"],
+    ]
     frozen = "efficientnet_b0 (frozen, random weights)"
-    assert [arm.name for arm in arms] == [f"{frozen}, trained with ideal", f"{frozen}, trained with stereo", "blind, trained with ideal"]
+    assert [arm.name for arm in arms] == [
+        f"{frozen}, trained with ideal",
+        f"{frozen}, trained with stereo",
+        "blind, trained with ideal",
+    ]
 
 
 def test_policies_are_named_by_what_sets_them_apart(tmp_path):
@@ -46,13 +54,21 @@ def test_policies_are_named_by_what_sets_them_apart(tmp_path):
 
 
 def test_one_run_has_wilsons_interval_and_several_that_over_runs(content):
-    blind, defm = by_name(content, "blind"), by_name(content, "efficientnet_b0 (frozen, random weights), trained with ideal")
+    blind, defm = (
+        by_name(content, "blind"),
+        by_name(content, "efficientnet_b0 (frozen, random weights), trained with ideal"),
+    )
     figure = blind["by_sensor"]["ideal"]["figure"]
     wilson = statistics.rate([True] * 8 + [False] * 32)
     assert (figure["value"], figure["low"], figure["high"]) == pytest.approx((0.2, wilson["low"], wilson["high"]))
     assert (figure["interval"], figure["runs"], figure["episodes"]) == ("Wilson", 1, 40)
     figure = defm["by_sensor"]["stereo"]["figure"]
-    assert (figure["value"], figure["interval"], figure["runs"], figure["episodes"]) == (pytest.approx(0.6), "bootstrap over runs and episodes", 2, 80)
+    assert (figure["value"], figure["interval"], figure["runs"], figure["episodes"]) == (
+        pytest.approx(0.6),
+        "bootstrap over runs and episodes",
+        2,
+        80,
+    )
 
 
 def test_the_drop_is_against_the_sensor_of_the_training(content):
@@ -117,5 +133,10 @@ def test_the_table_has_a_row_for_each_policy_and_sensor(content):
     table = summary.rows(content)
     assert len(table) == 9
     row = next(row for row in table if row["policy"].startswith("blind") and row["sensor"] == "stereo")
-    assert (row["value"], row["trained_with"], row["failed_collision"], row["weights"]) == (0.2, "ideal", row["failed_collision"], None)
+    assert (row["value"], row["trained_with"], row["failed_collision"], row["weights"]) == (
+        0.2,
+        "ideal",
+        row["failed_collision"],
+        None,
+    )
     json.dumps(content)  # plain data throughout
