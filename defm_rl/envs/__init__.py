@@ -1,13 +1,28 @@
-"""Depth-camera tasks on MuJoCo, for `gymnasium.make_vec("defm_rl/Navigation-v0", num_envs=16)` and `gymnasium.make`."""
+"""Depth-camera tasks on MuJoCo, for `gymnasium.make_vec("defm_rl/Navigation-v0", num_envs=16)` and `gymnasium.make`.
+
+MuJoCo is imported with the first task that is used, so that the Isaac Lab tasks in `defm_rl.envs.isaaclab` do without.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 import gymnasium
 
-from defm_rl.envs.navigation import NavigationConfig, NavigationEnv, NavigationVectorEnv
+if TYPE_CHECKING:
+    from defm_rl.envs.navigation import NavigationConfig, NavigationEnv, NavigationVectorEnv
 
 __all__ = ["NavigationConfig", "NavigationEnv", "NavigationVectorEnv"]
+
+_MODULES = dict.fromkeys(__all__, "navigation")
 
 gymnasium.register(
     "defm_rl/Navigation-v0",
     entry_point="defm_rl.envs.navigation:NavigationEnv",
     vector_entry_point="defm_rl.envs.navigation:NavigationVectorEnv",
 )
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
