@@ -12,6 +12,7 @@ from torch import Tensor
 from defm_rl.depth import DepthScaleMonitor
 from defm_rl.encoders import DepthEncoder
 from defm_rl.encoders.base import Encoder
+from defm_rl.encoders.zoo import CARDS
 from defm_rl.isaaclab.sensors import DepthCamera
 
 
@@ -174,7 +175,8 @@ class SharedDepth:
             try:
                 made = _make_encoder(encoder, depth_camera.image_size, torch.device(env.device))
             except (ValueError, TypeError) as error:
-                raise ValueError(f"{where}: {error}") from error
+                key_of_error = where if encoder.encoder in CARDS else f"{where}.encoder"
+                raise ValueError(f"{key_of_error}: {error}") from error
             self.encoded[key] = EncodedCamera(depth_camera, made, encoder.chunk)
         return self.encoded[key]
 
