@@ -1,14 +1,49 @@
 """Depth-camera tasks for Isaac Lab: `import defm_rl.envs.isaaclab` registers them with gymnasium."""
 
+import importlib.util
+
 import gymnasium
 
 _AGENTS = f"{__name__}.agents"
-_TASKS = {"": "", "-Flat": "Flat", "-Image": "Image", "-Dict": "Dict", "-Blind": "Blind"}
 
-for _suffix, _name in _TASKS.items():
+
+def _register(task: str, env_cfg: str, **agents: str) -> None:
+    """Registers a task with its environment configuration and agent configurations by trainer."""
     gymnasium.register(
-        id=f"defm_rl/Isaac-Navigation{_suffix}-v0",
+        id=f"defm_rl/Isaac-{task}-v0",
         entry_point="isaaclab.envs:ManagerBasedRLEnv",
         disable_env_checker=True,
-        kwargs={"env_cfg_entry_point": f"{__name__}.navigation:Navigation{_name}EnvCfg"},
+        kwargs={
+            "env_cfg_entry_point": f"{__name__}.{env_cfg}",
+            **{f"{trainer}_cfg_entry_point": f"{_AGENTS}{config}" for trainer, config in agents.items()},
+        },
     )
+
+
+_register(
+    "Navigation",
+    "navigation:NavigationEnvCfg",
+    rsl_rl=".rsl_rl:FeaturesPpoCfg",
+    rsl_rl_recurrent=".rsl_rl:RecurrentPpoCfg",
+    rsl_rl_teacher=".rsl_rl:TeacherPpoCfg",
+    rsl_rl_distillation=".rsl_rl:DistillationCfg",
+)
+_register(
+    "Navigation-Flat",
+    "navigation:NavigationFlatEnvCfg",
+    rsl_rl=".rsl_rl:VectorPpoCfg",
+    sb3=":sb3_ppo.yaml",
+    skrl=":skrl_ppo.yaml",
+    rl_games=":rl_games_ppo.yaml",
+)
+_register(
+    "Navigation-Image",
+    "navigation:NavigationImageEnvCfg",
+    rsl_rl=".rsl_rl:ImagePpoCfg",
+    rl_games=":rl_games_image_ppo.yaml",
+)
+_register("Navigation-Dict", "navigation:NavigationDictEnvCfg", sb3=":sb3_dict_ppo.yaml", skrl=":skrl_dict_ppo.yaml")
+_register("Navigation-Blind", "navigation:NavigationBlindEnvCfg", rsl_rl=".rsl_rl:VectorPpoCfg")
+
+if importlib.util.find_spec("rl_games") is not None:
+    import defm_rl.rl_games  # noqa: F401  (registers the network that the configurations name)

@@ -109,6 +109,13 @@ class StateCfg(ObservationGroupCfg):
 
 
 @configclass
+class PrivilegedCfg(ObservationGroupCfg):
+    """What only a teacher or critic knows."""
+
+    layout = ObservationTermCfg(func=mdp.privileged)
+
+
+@configclass
 class FeaturesCfg(ObservationGroupCfg):
     """What it sees, encoded once a frame."""
 
@@ -140,9 +147,10 @@ class DictCfg(StateCfg):
 
 @configclass
 class GroupsCfg:
-    """State and features as groups of their own."""
+    """State, features and what is privileged, as groups of their own."""
 
     policy: StateCfg = StateCfg()
+    privileged: PrivilegedCfg | None = PrivilegedCfg()
     depth: FeaturesCfg | ImageCfg | None = FeaturesCfg()
 
 
@@ -199,6 +207,7 @@ class NavigationFlatEnvCfg(NavigationEnvCfg):
     def __post_init__(self) -> None:
         """Replaces the groups."""
         self.observations.policy = FlatCfg()
+        self.observations.privileged = None
         self.observations.depth = None
 
 
@@ -218,6 +227,7 @@ class NavigationDictEnvCfg(NavigationEnvCfg):
     def __post_init__(self) -> None:
         """Replaces the groups."""
         self.observations.policy = DictCfg()
+        self.observations.privileged = None
         self.observations.depth = None
 
 
