@@ -42,7 +42,7 @@ _register(
     rsl_rl=".rsl_rl:ImagePpoCfg",
     rl_games=":rl_games_image_ppo.yaml",
 )
-_register("Navigation-Dict", "navigation:NavigationDictEnvCfg", sb3=":sb3_dict_ppo.yaml", skrl=":skrl_dict_ppo.yaml")
+_register("Navigation-Dict", "navigation:NavigationDictEnvCfg", skrl=":skrl_dict_ppo.yaml")
 _register("Navigation-Blind", "navigation:NavigationBlindEnvCfg", rsl_rl=".rsl_rl:VectorPpoCfg")
 
 if importlib.util.find_spec("rl_games") is not None:
