@@ -10,10 +10,17 @@ import gymnasium
 
 if TYPE_CHECKING:
     from defm_rl.envs.navigation import NavigationConfig, NavigationEnv, NavigationVectorEnv
+    from defm_rl.envs.randomization import RANDOMIZATIONS, Randomization
 
-__all__ = ["NavigationConfig", "NavigationEnv", "NavigationVectorEnv"]
+__all__ = ["RANDOMIZATIONS", "NavigationConfig", "NavigationEnv", "NavigationVectorEnv", "Randomization"]
 
-_MODULES = dict.fromkeys(__all__, "navigation")
+_MODULES = {
+    "NavigationConfig": "navigation",
+    "NavigationEnv": "navigation",
+    "NavigationVectorEnv": "navigation",
+    "RANDOMIZATIONS": "randomization",
+    "Randomization": "randomization",
+}
 
 gymnasium.register(
     "defm_rl/Navigation-v0",

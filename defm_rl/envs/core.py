@@ -3,7 +3,7 @@
 import copy
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import gymnasium
@@ -15,21 +15,21 @@ from mujoco.batch import Batch
 from numpy.typing import NDArray
 
 from defm_rl.envs.names import hint
+from defm_rl.envs.randomization import DelayLine, Randomization, Randomizer
 from defm_rl.envs.rendering import DepthRenderer, PictureRenderer, default_threads, far_plane_m
 
 Obs = dict[str, NDArray[np.float32]]
 Info = dict[str, Any]
 Ids = NDArray[np.int64]
 
-OBSERVATIONS = ("depth", "state")
 _RESET_OPTIONS = ("reset_mask", "layout_seeds")
 
 
 class MujocoVectorEnv(VectorEnv[Obs, NDArray[Any], NDArray[Any]], ABC):
     """Base of the tasks: `num_envs` simulations of one model, each with its own values for some of the model's fields.
 
-    A task says how an episode begins (`_begin`), what an action does (`_advance`), what the robot feels (`_state`) and
-    what there is to report at the end (`_results`). Seeds, autoreset, depth and infos are handled here.
+    A task says how an episode begins (`_begin`), what an action does (`_advance`), what is known beside depth
+    (`_vector`) and what there is to report at the end (`_results`). Seeds, autoreset, depth and infos are handled here.
 
     **Seeds.** An episode follows from one number alone, its layout seed. `reset(seed=s)` gives environment i the seed
     s + i, a list gives each its own; its first episode has this seed as layout seed, the next ones draw theirs from a
@@ -40,26 +40,36 @@ class MujocoVectorEnv(VectorEnv[Obs, NDArray[Any], NDArray[Any]], ABC):
 
     **Info.** When episodes end, arrays `success`, `layout_seed`, ... and their masks `_success`, ... stand in
     `info["final_info"]` with same-step autoreset and in `info` itself otherwise; `info.get("final_info", info)` finds
-    them in every mode. Where an episode begins, `info["layout_seed"]` is the new one.
+    them in every mode. Where an episode begins, `info["layout_seed"]` is the new one. Every task reports `success`
+    (bool) and `failure` (str: "" after a success, else what went wrong, such as "collision" or "timeout"), so that
+    failures can be counted whatever the task; its docstring lists the rest.
 
     Args:
         model: The MuJoCo model, copied for each simulation.
         num_envs: Number of simulations.
-        state_space: Space of one simulation's state vector.
+        vectors: Spaces of one simulation's vector observations by name, each (k,) float32: "state" for what a robot
+            measures, "privileged" for what only a simulator knows.
+        cameras: MuJoCo cameras by the name of the depth observation that each gives, such as {"depth": "front"}.
         action_space: Space of one simulation's action; actions beyond its bounds are clipped.
+        idle_action: What happens before the first command of an episode arrives, where commands take time; None for 0.
         fields: Model fields that differ between simulations, as in `mujoco.batch.Batch.expand`.
-        camera: Name of the depth camera.
-        depth_size: Height and width of the depth image in pixels.
-        observations: Which of "depth" and "state" to give; what is left out costs nothing.
+        robot_body: Name of the robot's root body.
+        control_step_s: Seconds between two actions.
+        depth_size: Height and width of the depth images in pixels.
+        observations: Which of the vectors and cameras to give; what is left out costs nothing.
         renderer: "egl", "rays" or "auto" (see `DepthRenderer`).
         threads: Threads for physics and rendering; None for one per CPU.
         max_episode_steps: Control steps before an episode is cut off.
+        randomization: What else each episode draws.
         autoreset_mode: A `gymnasium.vector.AutoresetMode` or its value: "SameStep", "NextStep", "Disabled".
         layout_seeds: Layout seeds to play first after every full reset.
         render_mode: None or "rgb_array" (pictures by the camera called "top").
 
     Attributes:
         renderer: "egl" or "rays", whichever draws the depth images; None without them.
+        randomized: What the episodes have drawn, each (num_envs, ...), by the names of `Randomization`: 1 and 0 for
+            factors and offsets that are not drawn, latencies as whole control steps. For cameras (num_envs, cameras)
+            or (num_envs, cameras, 3), whether they are observed or not.
 
     Raises:
         ValueError: A setting that does not exist or makes no sense.
@@ -72,12 +82,16 @@ class MujocoVectorEnv(VectorEnv[Obs, NDArray[Any], NDArray[Any]], ABC):
         model: Any,
         num_envs: int,
         *,
-        state_space: spaces.Box,
+        vectors: Mapping[str, spaces.Box],
+        cameras: Mapping[str, str],
         action_space: spaces.Box,
         fields: Sequence[str],
-        camera: str,
+        robot_body: str,
+        control_step_s: float,
         depth_size: tuple[int, int],
-        observations: Sequence[str] = OBSERVATIONS,
+        observations: Sequence[str],
+        idle_action: Sequence[float] | None = None,
+        randomization: Randomization = Randomization(),
         renderer: str = "auto",
         threads: int | None = None,
         max_episode_steps: int = 60,
@@ -99,9 +113,10 @@ class MujocoVectorEnv(VectorEnv[Obs, NDArray[Any], NDArray[Any]], ABC):
 
         self._depth_size = _checked_size(depth_size)
         depth_space = spaces.Box(0.0, far_plane_m(model), (1, *self._depth_size), np.float32)
-        offered = {"depth": depth_space, "state": state_space}
-        names = _checked_observations(observations)
-        self._gives_state = "state" in names
+        offered = {**dict.fromkeys(cameras, depth_space), **vectors}
+        names = _checked_observations(observations, offered)
+        self._cameras = [name for name in names if name in cameras]
+        self._vectors = [name for name in names if name in vectors]
         self.single_observation_space = spaces.Dict({name: offered[name] for name in names})
         self.single_action_space = action_space
         self.observation_space = batch_space(self.single_observation_space, num_envs)
@@ -116,29 +131,56 @@ class MujocoVectorEnv(VectorEnv[Obs, NDArray[Any], NDArray[Any]], ABC):
 
         self._batch = Batch(model, num_envs, min(threads, num_envs))
         self._default_state = self._batch.state[0].copy()
-        self._fields = {name: self._batch.expand(name) for name in fields}
+        self._randomizer = Randomizer(randomization, self._batch, robot_body, list(cameras.values()), control_step_s)
+        self.randomized = self._randomizer.values
+        self._fields = {**self._randomizer.fields, **{name: self._batch.expand(name) for name in fields}}
+        self._default_fields = {name: values[0].copy() for name, values in self._fields.items()}
         self._models = [copy.copy(model) for _ in range(num_envs)]  # hold the fields' values, for the renderers
+        assert action_space.shape is not None
+        self._last_actions = np.zeros((num_envs, *action_space.shape))
+        self._idle_action = np.zeros(action_space.shape) if idle_action is None else np.asarray(idle_action)
+        delays = self._randomizer
+        self._coming: DelayLine | None = None
+        if delays.max_action_delay:
+            self._coming = DelayLine(num_envs, delays.max_action_delay, action_space.shape, np.float64)
+        self._seen: dict[str, DelayLine] = {}
+        if delays.max_depth_delay:
+            self._seen = {
+                name: DelayLine(num_envs, delays.max_depth_delay, self._depth_size, np.float32)
+                for name in self._cameras
+            }
         self._picture: PictureRenderer | None = None
         self._depth: DepthRenderer | None = None
-        if "depth" in names:
-            self._depth = DepthRenderer(renderer, model, camera, self._depth_size, num_envs, threads)
+        if self._cameras:
+            seen_by = [cameras[name] for name in self._cameras]
+            self._depth = DepthRenderer(renderer, model, seen_by, self._depth_size, num_envs, threads)
         self.renderer = self._depth.name if self._depth else None
 
     @abstractmethod
     def _begin(self, ids: Ids, seeds: Sequence[int]) -> None:
-        """Write the episodes of these seeds into simulations that have just been reset to the model's defaults."""
+        """Write the episodes of these seeds into simulations that have just been reset to the model's defaults.
+
+        State and fields have the model's values, and the randomized ones what was drawn, on top of which to multiply.
+        """
 
     @abstractmethod
     def _advance(self, ids: Ids, actions: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-        """Let these simulations act for one control step; return their rewards and which have terminated, each (n,)."""
+        """Let these simulations act for one control step; return their rewards and which have terminated, each (n,).
+
+        Actions are those that take effect now; `_last_actions` has what was commanded one step before, and what is
+        commanded now when observations are taken.
+        """
 
     @abstractmethod
-    def _state(self, ids: Ids) -> NDArray[np.float32]:
-        """The state vectors of these simulations, (n, k), within the state space."""
+    def _vector(self, name: str, ids: Ids) -> NDArray[np.float32]:
+        """The vector observation of this name in these simulations, (n, k), within its space."""
 
     @abstractmethod
     def _results(self, ids: Ids) -> dict[str, NDArray[Any]]:
-        """What to report of the episodes that end in these simulations, each (n, ...)."""
+        """What to report of the episodes that end in these simulations, each (n, ...).
+
+        Among it `success`, (n,) bool, and `failure`, (n,) str, as `failure_modes` makes it.
+        """
 
     def reset(
         self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
@@ -205,7 +247,8 @@ class MujocoVectorEnv(VectorEnv[Obs, NDArray[Any], NDArray[Any]], ABC):
         terminated, truncated = np.zeros((2, self.num_envs), bool)
         self._restart(resetting, [None] * self.num_envs, info)
         if len(acting):
-            rewards[acting], terminated[acting] = self._advance(acting, actions[acting])
+            rewards[acting], terminated[acting] = self._advance(acting, self._arriving(acting, actions[acting]))
+            self._last_actions[acting] = actions[acting]
             self._elapsed[acting] += 1
             truncated[acting] = ~terminated[acting] & (self._elapsed[acting] >= self.max_episode_steps)
         observation = self._observe()
@@ -236,11 +279,17 @@ class MujocoVectorEnv(VectorEnv[Obs, NDArray[Any], NDArray[Any]], ABC):
         for i in ids.tolist():
             seed = self._queue.popleft() if self._queue else given[i]
             self._layout_seeds[i] = self._generators[i].integers(2**31) if seed is None else seed
+        seeds = self._layout_seeds[ids].tolist()
         self._batch.state[ids] = self._default_state
-        self._begin(ids, self._layout_seeds[ids].tolist())
-        for i in ids.tolist():
-            self._batch.get_model(i, self._models[i])
+        for name, values in self._fields.items():
+            values[ids] = self._default_fields[name]
+        self._randomizer.apply(ids, seeds)
+        self._begin(ids, seeds)
+        if self._depth is not None or self.render_mode is not None:
+            for i in ids.tolist():
+                self._batch.get_model(i, self._models[i])
         self._elapsed[ids] = 0
+        self._last_actions[ids] = 0
         self._has_ended[ids] = False
         self._add(info, ids, {"layout_seed": self._layout_seeds[ids]})
 
@@ -268,12 +317,29 @@ class MujocoVectorEnv(VectorEnv[Obs, NDArray[Any], NDArray[Any]], ABC):
         ids = np.arange(self.num_envs) if ids is None else ids
         observation: Obs = {}
         if self._depth is not None:
-            depth = np.empty((len(ids), 1, *self._depth_size), np.float32)
-            self._depth.render([self._models[i] for i in ids], self._batch.state[ids], depth[:, 0])
-            observation["depth"] = depth
-        if self._gives_state:
-            observation["state"] = self._state(ids)
+            frames = [np.empty((len(ids), *self._depth_size), np.float32) for _ in self._cameras]
+            self._depth.render([self._models[i] for i in ids], self._batch.state[ids], frames)
+            for name, depth in zip(self._cameras, frames, strict=True):
+                observation[name] = self._arrived(name, ids, depth)[:, None]
+        for name in self._vectors:
+            observation[name] = self._vector(name, ids)
         return observation
+
+    def _arriving(self, ids: Ids, actions: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The actions that take effect now."""
+        if self._coming is None:
+            return actions
+        steps, delays = self._elapsed[ids], self._randomizer.action_delays[ids]
+        arriving = self._coming(ids, steps, actions, np.minimum(steps, delays))
+        arriving[steps < delays] = self._idle_action
+        return arriving
+
+    def _arrived(self, name: str, ids: Ids, depth: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The newest images that have arrived: an episode's first one is there at once."""
+        if name not in self._seen:
+            return depth
+        steps = self._elapsed[ids]
+        return self._seen[name](ids, steps, depth, np.minimum(steps, self._randomizer.depth_delays[ids]))
 
     def _add(self, info: Info, ids: Ids, values: dict[str, NDArray[Any]]) -> None:
         """Put values of some environments into info, with masks, as gymnasium's vector environments do."""
@@ -316,6 +382,19 @@ class MujocoVectorEnv(VectorEnv[Obs, NDArray[Any], NDArray[Any]], ABC):
     def _check_open(self) -> None:
         if self.closed:
             raise gymnasium.error.ClosedEnvironmentError("the environment has been closed")
+
+
+def failure_modes(success: NDArray[np.bool_], modes: Mapping[str, NDArray[np.bool_]]) -> NDArray[np.str_]:
+    """Say of each episode how it failed.
+
+    Args:
+        success: (n,) which succeeded.
+        modes: Failures by name, (n,) each; of several the first counts.
+
+    Returns:
+        (n,) str: "" after a success, else the name of the failure, "timeout" where there is none.
+    """
+    return np.select([success, *modes.values()], ["", *modes], "timeout")
 
 
 class MujocoEnv(gymnasium.Env[Obs, NDArray[Any]]):
@@ -375,13 +454,14 @@ def _checked_size(size: Sequence[int]) -> tuple[int, int]:
     return size[0], size[1]
 
 
-def _checked_observations(observations: Sequence[str]) -> list[str]:
+def _checked_observations(observations: Sequence[str], offered: Iterable[str]) -> list[str]:
+    """The names chosen, in the order of those offered."""
     if isinstance(observations, str) or not observations:
-        raise ValueError(f"observations must be a tuple of some of {OBSERVATIONS}, got {observations!r}")
+        raise ValueError(f"observations must be a tuple of some of {tuple(offered)}, got {observations!r}")
     for name in observations:
-        if name not in OBSERVATIONS:
-            raise ValueError(f"unknown observation {name!r}{hint(name, OBSERVATIONS)}")
-    return [name for name in OBSERVATIONS if name in observations]
+        if name not in offered:
+            raise ValueError(f"unknown observation {name!r}{hint(name, offered)}")
+    return [name for name in offered if name in observations]
 
 
 def _checked_seeds(seeds: Iterable[int]) -> list[int]:

@@ -3,7 +3,6 @@
 import dataclasses
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import mujoco
@@ -12,9 +11,12 @@ from gymnasium import spaces
 from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
 
-from defm_rl.envs.core import Ids, MujocoEnv, MujocoVectorEnv
+from defm_rl.envs.core import Ids, MujocoEnv, MujocoVectorEnv, failure_modes
 from defm_rl.envs.layouts import WALL_THICKNESS_M, Grid, Layout, Level, draw_layout, get_level
 from defm_rl.envs.names import hint
+from defm_rl.envs.randomization import Randomization
+from defm_rl.envs.rendering import GEOM_GROUPS_SEEN
+from defm_rl.envs.robots import check_robot, load_robot
 
 _OBSTACLE_HEIGHT_M = 1.0
 
@@ -25,6 +27,10 @@ class NavigationConfig:
 
     Attributes:
         level: "open", "one_wall", "two_walls", "boxes" or "corridors", from easy to hard.
+        robot: "rover", the path of an MJCF file, or `robot_descriptions:NAME`. It must have joints "x", "y" (slides) and
+            "yaw" (a hinge) as its first ones, all of one body at the origin, whose camera "depth" looks ahead;
+            actuators "forward" (m/s) and "turn" (rad/s), which obey the commands; a geom "hull", a cylinder or sphere
+            around the body's axis, and a sensor "bumper" that is positive when something touches it.
         observations: Which of "depth" and "state" to give; without "depth" nothing is rendered.
         depth_size: Height and width of the depth image in pixels.
         horizontal_fov_deg: The depth camera's horizontal field of view in degrees.
@@ -41,9 +47,12 @@ class NavigationConfig:
         step_penalty: Taken from the reward at every step.
         collision_penalty: Taken from the reward at a collision, which ends the episode.
         success_reward: Added to the reward at the goal, which ends the episode.
+        randomization: What else differs between episodes: a `Randomization`, a name such as "navigation", or a mapping
+            from names to ranges. A camera that reaches beyond the hull collides too.
     """
 
     level: str = "two_walls"
+    robot: str = "rover"
     observations: tuple[str, ...] = ("depth", "state")
     depth_size: tuple[int, int] = (48, 96)
     horizontal_fov_deg: float = 100.0
@@ -60,14 +69,16 @@ class NavigationConfig:
     step_penalty: float = 0.02
     collision_penalty: float = 1.0
     success_reward: float = 5.0
+    randomization: Randomization = Randomization()
 
     def __post_init__(self) -> None:
         """Refuse values that make no sense.
 
         Raises:
-            ValueError: An unknown level, or a number out of range.
+            ValueError: An unknown level or randomization, or a number out of range.
         """
         get_level(self.level)
+        object.__setattr__(self, "randomization", Randomization.of(self.randomization))
         for name in ("camera_height_m", "max_depth_m", "control_step_s", "max_speed_m_s", "success_radius_m"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
@@ -85,9 +96,9 @@ class NavigationVectorEnv(MujocoVectorEnv):
     Action: (forward, turn), both from -1 to 1. Forward goes from standstill to full speed.
 
     Reward: metres of geodesic progress, minus a little for every step; a penalty for a collision and a reward for the
-    goal, both of which end the episode. At the end info reports `success`, `collision`, `spl` (success weighted by
-    path length: geodesic distance over the way driven, Anderson et al. 2018, arXiv:1807.06757), `path_length_m`,
-    `geodesic_m`, `pose` (the last one), `steps` and `layout_seed`.
+    goal, both of which end the episode. At the end info reports `success`, `failure` ("", "collision" or "timeout"),
+    `collision`, `spl` (success weighted by path length: geodesic distance over the way driven, Anderson et al. 2018,
+    arXiv:1807.06757), `path_length_m`, `geodesic_m`, `pose` (the last one), `steps` and `layout_seed`.
 
     Args:
         num_envs: Number of rovers, each in a world of its own.
@@ -119,20 +130,33 @@ class NavigationVectorEnv(MujocoVectorEnv):
         super().__init__(
             model,
             num_envs,
-            state_space=self._state_bounds,
+            vectors={"state": self._state_bounds},
+            cameras={"depth": "depth"},
             action_space=spaces.Box(-1.0, 1.0, (2,), np.float32),
+            idle_action=(-1.0, 0.0),
+            robot_body=model.body(model.joint("yaw").bodyid[0]).name,
+            control_step_s=self.config.control_step_s,
             fields=("body_pos", "body_quat", "geom_size", "geom_rbound", "geom_aabb", "bvh_aabb", "site_pos"),
-            camera="depth",
             depth_size=self.config.depth_size,
             observations=self.config.observations,
             renderer=self.config.renderer,
             threads=self.config.threads,
             max_episode_steps=max_steps,
+            randomization=self.config.randomization,
             autoreset_mode=autoreset_mode,
             layout_seeds=layout_seeds,
             render_mode=render_mode,
         )
-        self._qpos, self._qvel, self._ctrl = (self._batch.bind(name) for name in ("qpos", "qvel", "ctrl"))
+        # The rover's own three coordinates come first; a robot may have more, such as its wheels'.
+        self._qpos, self._qvel = self._batch.bind("qpos")[:, :3], self._batch.bind("qvel")[:, :3]
+        self._ctrl = self._batch.bind("ctrl")
+        self._forward, self._turn = model.actuator("forward").id, model.actuator("turn").id
+        bumper = model.sensor("bumper")
+        self._bumper = slice(bumper.adr[0], bumper.adr[0] + bumper.dim[0])
+        camera = model.camera("depth").id
+        self._camera_pos = np.broadcast_to(model.cam_pos[camera], (num_envs, 3))
+        if "cam_pos" in self._fields:
+            self._camera_pos = self._fields["cam_pos"][:, camera]
         self._goal_site = model.site("goal").id
         self._substeps = max(1, round(self.config.control_step_s / model.opt.timestep))
         first_box = model.body("box0").id if self.level.num_boxes else model.nbody
@@ -143,11 +167,11 @@ class NavigationVectorEnv(MujocoVectorEnv):
         first_volume = model.body_bvhadr[first_box] if self.level.num_boxes else model.nbvh
         self._box_volumes = slice(first_volume, first_volume + self.level.num_boxes)
 
-        self._grid = Grid(self.level.bounds, float(model.geom("hull").size[0]) + self.config.clearance_m)
+        self._radius_m = float(model.geom("hull").size[0])
+        self._grid = Grid(self.level.bounds, self._radius_m + self.config.clearance_m)
         self._layouts: list[Layout | None] = [None] * num_envs
         self._fields_to_goal = np.zeros((num_envs, *self._grid.shape))
         self._goals = np.zeros((num_envs, 2))
-        self._last_actions = np.zeros((num_envs, 2))
         self._to_go_m, self._geodesic_m, self._path_m = np.zeros((3, num_envs))
         self._success, self._collision = np.zeros((2, num_envs), bool)
 
@@ -187,7 +211,6 @@ class NavigationVectorEnv(MujocoVectorEnv):
             self._goals[i] = self._fields["site_pos"][i, self._goal_site, :2] = layout.goal
             self._fields_to_goal[i] = layout.distances
         self._to_go_m[ids] = self._geodesic_m[ids] = self._distance_to_go(ids)
-        self._last_actions[ids] = 0
         self._path_m[ids] = 0
         self._success[ids] = self._collision[ids] = False
 
@@ -206,15 +229,14 @@ class NavigationVectorEnv(MujocoVectorEnv):
     def _advance(self, ids: Ids, actions: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
         config = self.config
         before = self._qpos[ids, :2]
-        self._ctrl[ids, 0] = (actions[:, 0] + 1) / 2 * config.max_speed_m_s
-        self._ctrl[ids, 2] = actions[:, 1] * config.max_turn_rate_rad_s
+        self._ctrl[ids, self._forward] = (actions[:, 0] + 1) / 2 * config.max_speed_m_s
+        self._ctrl[ids, self._turn] = actions[:, 1] * config.max_turn_rate_rad_s
         record = self._batch.rollout(self._substeps, record=("qpos", "sensordata"), ids=ids)
         way = np.concatenate([before[:, None], record["qpos"][..., :2]], axis=1)
         self._path_m[ids] += np.linalg.norm(np.diff(way, axis=1), axis=-1).sum(axis=1)
-        self._last_actions[ids] = actions
 
         position = self._qpos[ids, :2]
-        collision = (record["sensordata"] > 0).any(axis=(1, 2))
+        collision = (record["sensordata"][..., self._bumper] > 0).any(axis=(1, 2)) | self._camera_collides(ids)
         success = ~collision & (np.linalg.norm(self._goals[ids] - position, axis=1) < config.success_radius_m)
         to_go_m = self._distance_to_go(ids)
         rewards = self._to_go_m[ids] - to_go_m - config.step_penalty
@@ -222,10 +244,27 @@ class NavigationVectorEnv(MujocoVectorEnv):
         self._to_go_m[ids], self._success[ids], self._collision[ids] = to_go_m, success, collision
         return rewards, success | collision
 
+    def _camera_collides(self, ids: Ids) -> NDArray[np.bool_]:
+        """Whether something stands between a rover's axis and a camera that reaches beyond its hull."""
+        collides = np.zeros(len(ids), bool)
+        reach_m = np.linalg.norm(self._camera_pos[ids, :2], axis=1)
+        beyond = np.flatnonzero(reach_m > self._radius_m)
+        if not len(beyond):
+            return collides
+        x, y, height = self._camera_pos[ids[beyond]].T
+        pose, yaw = self._qpos[ids[beyond]], self._qpos[ids[beyond], 2]
+        axis = np.column_stack([pose[:, :2], height])
+        ahead = np.column_stack([x * np.cos(yaw) - y * np.sin(yaw), x * np.sin(yaw) + y * np.cos(yaw), 0 * yaw])
+        ahead /= reach_m[beyond, None]
+        seen = np.array(GEOM_GROUPS_SEEN, np.uint8)
+        distance_m, _ = self._batch.ray(axis[:, None], ahead[:, None], geomgroup=seen, ids=ids[beyond])
+        collides[beyond] = (distance_m[:, 0] >= 0) & (distance_m[:, 0] < reach_m[beyond])
+        return collides
+
     def _distance_to_go(self, ids: Ids) -> NDArray[np.float64]:
         return self._grid.lookup(self._fields_to_goal, ids, self._qpos[ids, :2])
 
-    def _state(self, ids: Ids) -> NDArray[np.float32]:
+    def _vector(self, name: str, ids: Ids) -> NDArray[np.float32]:
         position, yaw = self._qpos[ids, :2], self._qpos[ids, 2]
         velocity, turn_rate = self._qvel[ids, :2], self._qvel[ids, 2]
         to_goal = self._goals[ids] - position
@@ -245,6 +284,7 @@ class NavigationVectorEnv(MujocoVectorEnv):
         geodesic, path, success = self._geodesic_m[ids], self._path_m[ids], self._success[ids]
         return {
             "success": success,
+            "failure": failure_modes(success, {"collision": self._collision[ids]}),
             "collision": self._collision[ids],
             "spl": success * geodesic / np.maximum(geodesic, path),
             "path_length_m": path,
@@ -316,13 +356,24 @@ def _state_space() -> spaces.Box:
 
 
 def _build_model(config: NavigationConfig, level: Level) -> Any:
-    """The rover in an arena, with as many boxes as the level has, to be placed at every reset."""
-    spec = mujoco.MjSpec.from_file(str(Path(__file__).with_suffix(".xml")))
-    spec.visual.map.zfar = config.max_depth_m / spec.stat.extent
+    """The robot in an arena, with as many boxes as the level has, to be placed at every reset."""
+    spec = load_robot(config.robot)
+    _check_rover(spec, config.robot)
+    for geom in spec.geoms:
+        geom.group = max(geom.group, GEOM_GROUPS_SEEN.index(0))
+    spec.stat.extent, spec.stat.center = 1, [3, 0, 0]
+    spec.visual.map.znear, spec.visual.map.zfar = 0.02, config.max_depth_m
+    spec.visual.headlight.ambient = [0.5, 0.5, 0.5]
+    spec.visual.quality.numquads = 1  # boxes of two triangles a side: the default costs twice the drawing time
     height, width = config.depth_size
     camera = spec.camera("depth")
     camera.pos[2] = config.camera_height_m
     camera.fovy = np.degrees(2 * np.arctan(np.tan(np.radians(config.horizontal_fov_deg) / 2) * height / width))
+    # The third size is the grid a plane is drawn with: coarse is five times faster than fine.
+    plane = mujoco.mjtGeom.mjGEOM_PLANE
+    spec.worldbody.add_geom(
+        name="floor", type=plane, size=[20, 20, 20], rgba=[0.75, 0.75, 0.72, 1], group=0, contype=0, conaffinity=0
+    )
     x_min, y_min, x_max, y_max = level.bounds
     center, half = np.array([(x_min + x_max) / 2, (y_min + y_max) / 2]), np.array([x_max - x_min, y_max - y_min]) / 2
     thickness = WALL_THICKNESS_M
@@ -344,6 +395,29 @@ def _build_model(config: NavigationConfig, level: Level) -> Any:
     return spec.compile()
 
 
+def _check_rover(spec: Any, robot: str) -> None:
+    joints = ("x", "y", "yaw")
+    check_robot(
+        spec,
+        robot,
+        joints=joints,
+        geoms=("hull",),
+        cameras=("depth",),
+        actuators=("forward", "turn"),
+        sensors=("bumper",),
+    )
+    if tuple(joint.name for joint in spec.joints[:3]) != joints:
+        raise ValueError(f"robot {robot!r}: joints x, y and yaw must come first, in this order")
+    body = spec.joint("yaw").parent
+    if not body.name or body.pos.any() or spec.camera("depth").parent != body:
+        raise ValueError(
+            f"robot {robot!r}: the body that joint 'yaw' turns must have a name, stand at the origin and carry "
+            "camera 'depth'"
+        )
+    if spec.geom("hull").type not in (mujoco.mjtGeom.mjGEOM_CYLINDER, mujoco.mjtGeom.mjGEOM_SPHERE):
+        raise ValueError(f"robot {robot!r}: geom 'hull' must be a cylinder or a sphere, which looks the same all round")
+
+
 def _add_box(
     spec: Any, name: str, center: Sequence[float], half: Sequence[float], rgba: tuple[float, float, float, float]
 ) -> None:
@@ -359,4 +433,6 @@ def _add_box(
         inertia=[1, 1, 1],
     )
     size = [*half, _OBSTACLE_HEIGHT_M / 2]
-    body.add_geom(name=name, type=mujoco.mjtGeom.mjGEOM_BOX, size=size, rgba=list(rgba))
+    # Nothing is left to defaults, which may be a robot's own.
+    box = mujoco.mjtGeom.mjGEOM_BOX
+    body.add_geom(name=name, type=box, size=size, rgba=list(rgba), group=0, contype=1, conaffinity=1)

@@ -50,28 +50,30 @@ def zero_misses(depth: NDArray[np.float32], far_m: float) -> None:
 
 
 class _Eye(ABC):
-    """Looks at one simulation after the other through one camera. Made, used and closed in the same thread."""
+    """Looks at one simulation after the other through cameras. Made, used and closed in the same thread."""
 
-    def __init__(self, model: Any, camera: int) -> None:
+    def __init__(self, model: Any, cameras: Sequence[int]) -> None:
         self._data = mujoco.MjData(model)
-        self._camera = camera
+        self._cameras = cameras
         self._far_m = far_plane_m(model)
 
-    def render(self, models: Sequence[Any], states: NDArray[np.float64], out: NDArray[np.float32]) -> None:
-        """Render `models[k]` in state `states[k]` into `out[k]`: (n, height, width), planar metres, holes 0."""
+    def render(self, models: Sequence[Any], states: NDArray[np.float64], outs: Sequence[NDArray[np.float32]]) -> None:
+        """Render `models[k]` in state `states[k]` by camera c into `outs[c][k]`, (height, width): metres, holes 0."""
         for k, (model, state) in enumerate(zip(models, states, strict=True)):
             _place(model, self._data, state)
-            self._look(model, k)
-        self._develop(out)
-        zero_misses(out, self._far_m)
+            for c in range(len(self._cameras)):
+                self._look(model, c, k)
+        for c, out in enumerate(outs):
+            self._develop(c, out)
+            zero_misses(out, self._far_m)
 
     @abstractmethod
-    def _look(self, model: Any, frame: int) -> None:
-        """Take a raw frame of `self._data`."""
+    def _look(self, model: Any, c: int, frame: int) -> None:
+        """Take a raw frame of `self._data` by the camera of index c."""
 
     @abstractmethod
-    def _develop(self, out: NDArray[np.float32]) -> None:
-        """Turn the raw frames into metres, all at once."""
+    def _develop(self, c: int, out: NDArray[np.float32]) -> None:
+        """Turn the raw frames of a camera into metres, all at once."""
 
     @abstractmethod
     def close(self) -> None:
@@ -81,62 +83,76 @@ class _Eye(ABC):
 class _RayEye(_Eye):
     """Casts one ray through the centre of each pixel: no OpenGL needed, several times slower."""
 
-    def __init__(self, model: Any, camera: int, size: tuple[int, int], max_frames: int) -> None:
-        super().__init__(model, camera)
-        height, width = size
-        tan_y = np.tan(np.radians(model.cam_fovy[camera]) / 2)
-        right = tan_y / height * (2 * np.arange(width) + 1 - width)
-        up = tan_y / height * (height - 1 - 2 * np.arange(height))
-        rays = np.stack(np.broadcast_arrays(right, up[:, None], -1.0), axis=-1).reshape(-1, 3)
-        length = np.linalg.norm(rays, axis=1)
-        self._rays = rays / length[:, None]  # in the camera's frame, which looks along -z
-        self._planar_per_range = 1 / length
-        self._cutoff_m = self._far_m * length.max()
-        self._ranges = np.empty((max_frames, len(rays)))
-        self._geom_ids = np.empty(len(rays), np.int32)
+    def __init__(self, model: Any, cameras: Sequence[int], size: tuple[int, int], max_frames: int) -> None:
+        super().__init__(model, cameras)
+        self._size = size
+        self._fans = [_Fan(model.cam_fovy[camera], size) for camera in cameras]
+        self._raw = np.empty((len(cameras), max_frames, size[0] * size[1]))
+        self._geom_ids = np.empty(size[0] * size[1], np.int32)
         self._groups = np.array(GEOM_GROUPS_SEEN, np.uint8)
 
-    def _look(self, model: Any, frame: int) -> None:
-        rotation = self._data.cam_xmat[self._camera].reshape(3, 3)
+    def _look(self, model: Any, c: int, frame: int) -> None:
+        camera, depth = self._cameras[c], self._raw[c, frame]
+        if self._fans[c].fovy_deg != model.cam_fovy[camera]:
+            self._fans[c] = _Fan(model.cam_fovy[camera], self._size)
+        fan = self._fans[c]
+        rotation = self._data.cam_xmat[camera].reshape(3, 3)
         mujoco.mj_multiRay(
             model,
             self._data,
-            pnt=self._data.cam_xpos[self._camera],
-            vec=(self._rays @ rotation.T).ravel(),
+            pnt=self._data.cam_xpos[camera],
+            vec=(fan.rays @ rotation.T).ravel(),
             geomgroup=self._groups,
             flg_static=True,
             bodyexclude=-1,
             geomid=self._geom_ids,
-            dist=self._ranges[frame],
+            dist=depth,
             normal=None,
-            nray=len(self._rays),
-            cutoff=self._cutoff_m,
+            nray=len(depth),
+            cutoff=self._far_m * fan.max_range_per_planar,
         )
+        depth *= fan.planar_per_range
 
-    def _develop(self, out: NDArray[np.float32]) -> None:
-        out[:] = (self._ranges[: len(out)] * self._planar_per_range).reshape(out.shape)
+    def _develop(self, c: int, out: NDArray[np.float32]) -> None:
+        out[:] = self._raw[c, : len(out)].reshape(out.shape)
 
     def close(self) -> None:
         pass
 
 
+class _Fan:
+    """The rays through the pixels of a camera that looks along -z, in its own frame."""
+
+    def __init__(self, fovy_deg: float, size: tuple[int, int]) -> None:
+        height, width = size
+        tan_y = np.tan(np.radians(fovy_deg) / 2)
+        right = tan_y / height * (2 * np.arange(width) + 1 - width)
+        up = tan_y / height * (height - 1 - 2 * np.arange(height))
+        rays = np.stack(np.broadcast_arrays(right, up[:, None], -1.0), axis=-1).reshape(-1, 3)
+        length = np.linalg.norm(rays, axis=1)
+        self.fovy_deg = fovy_deg
+        self.rays = rays / length[:, None]
+        self.planar_per_range = 1 / length
+        self.max_range_per_planar = length.max()
+
+
 class _EglEye(_Eye):
     """Draws with an OpenGL context of its own and reads nothing but the depth buffer."""
 
-    def __init__(self, model: Any, camera: int, size: tuple[int, int], max_frames: int) -> None:
-        super().__init__(model, camera)
+    def __init__(self, model: Any, cameras: Sequence[int], size: tuple[int, int], max_frames: int) -> None:
+        super().__init__(model, cameras)
         self._canvas = EglCanvas(model, size)
-        self._raw = np.empty((max_frames, *size), np.float32)
+        self._raw = np.empty((len(cameras), max_frames, *size), np.float32)
         near, far = np.float32(model.vis.map.znear * model.stat.extent), np.float32(self._far_m)
         # Reversed z: the buffer holds 1 at the near plane and 0 at the far one, and depth = scale / (value + shift).
         self._scale, self._shift = far * near / (far - near), near / (far - near)
 
-    def _look(self, model: Any, frame: int) -> None:
-        self._canvas.draw(model, self._data, self._camera)
-        self._canvas.read(depth=self._raw[frame])
+    def _look(self, model: Any, c: int, frame: int) -> None:
+        self._canvas.draw(model, self._data, self._cameras[c])
+        self._canvas.read(depth=self._raw[c, frame])
 
-    def _develop(self, out: NDArray[np.float32]) -> None:
-        np.add(self._raw[: len(out), ::-1], self._shift, out=out)  # OpenGL's first row is the lowest
+    def _develop(self, c: int, out: NDArray[np.float32]) -> None:
+        np.add(self._raw[c, : len(out), ::-1], self._shift, out=out)  # OpenGL's first row is the lowest
         np.divide(self._scale, out, out=out)
 
     def close(self) -> None:
@@ -221,13 +237,13 @@ def _write_no_colour() -> None:
 
 
 class DepthRenderer:
-    """Renders one camera in many simulations, on threads that each keep an eye of their own.
+    """Renders cameras in many simulations, on threads that each keep an eye of their own.
 
     Args:
         renderer: "egl", "rays", or "auto": EGL where OpenGL is there, else rays with one warning.
         model: The model all simulations share. Its far plane (`zfar * extent`) is where sight ends.
-        camera: Name of the camera.
-        size: Height and width in pixels.
+        cameras: Names of the cameras.
+        size: Height and width in pixels, of every camera.
         max_frames: The most simulations in one call of `render`.
         threads: Number of threads.
 
@@ -240,14 +256,20 @@ class DepthRenderer:
     """
 
     def __init__(
-        self, renderer: str, model: Any, camera: str, size: tuple[int, int], max_frames: int, threads: int
+        self,
+        renderer: str,
+        model: Any,
+        cameras: Sequence[str],
+        size: tuple[int, int],
+        max_frames: int,
+        threads: int,
     ) -> None:
         if renderer not in RENDERERS:
             raise ValueError(f"unknown renderer {renderer!r}{hint(renderer, RENDERERS)}")
         threads = max(1, min(threads, max_frames))
         self._threads = [ThreadPoolExecutor(1, f"depth-{k}") for k in range(threads)]
         per_thread = -(-max_frames // threads)
-        arguments = (model, model.camera(camera).id, size, per_thread)
+        arguments = (model, [model.camera(name).id for name in cameras], size, per_thread)
         self.name = renderer
         if renderer in ("auto", "egl"):
             try:
@@ -262,19 +284,20 @@ class DepthRenderer:
         if self.name == "rays":
             self._eyes = self._make_eyes(lambda: _RayEye(*arguments))
 
-    def render(self, models: Sequence[Any], states: NDArray[np.float64], out: NDArray[np.float32]) -> None:
+    def render(self, models: Sequence[Any], states: NDArray[np.float64], outs: Sequence[NDArray[np.float32]]) -> None:
         """Render each model in its state.
 
         Args:
-            models: n models, one per frame.
+            models: n models, one per simulation.
             states: (n, nstate), rows as in `mujoco.batch.Batch.state`.
-            out: (n, height, width) float32, C-contiguous; gets planar depth in metres, 0 where there is nothing.
+            outs: For each camera (n, height, width) float32; gets planar depth in metres, 0 where there is nothing.
         """
         jobs: list[Future[None]] = []
         bounds = np.linspace(0, len(models), len(self._eyes) + 1).astype(int)
         for thread, eye, start, stop in zip(self._threads, self._eyes, bounds[:-1], bounds[1:], strict=True):
             if start < stop:
-                jobs.append(thread.submit(eye.render, models[start:stop], states[start:stop], out[start:stop]))
+                mine = [out[start:stop] for out in outs]
+                jobs.append(thread.submit(eye.render, models[start:stop], states[start:stop], mine))
         for job in jobs:
             job.result()
 

@@ -11,32 +11,34 @@ import numpy as np
 from matplotlib.patches import Circle, Rectangle
 from matplotlib.transforms import Affine2D
 from PIL import Image
-from stable_baselines3.common.base_class import BaseAlgorithm
 
 from defm_rl.encoders import DepthEncoder
-from defm_rl.experiments import policies
+from defm_rl.experiments import environments
 from defm_rl.experiments.config import Config
-from defm_rl.experiments.episodes import Camera, Recording, run_episodes
+from defm_rl.experiments.episodes import Policy, run_episodes
+from defm_rl.experiments.recording import Camera, Recording
 
+DEPTH = "depth"  # the camera whose images are shown
 FRAME_MS = 100  # twice as fast as the 0.2 s control step
 PAUSE_MS = 900  # on an episode's last frame
 FAR_M = 6.0  # depth from here on is drawn in one colour
-OUTCOMES = {"success": "#2e7d32", "collision": "#c62828", "out of time": "#8d6e00"}
+COLOURS = {"success": "#2e7d32", "timeout": "#8d6e00"}  # other failures are red
 
 
-def film(
-    config: Config, model: BaseAlgorithm, encoder: DepthEncoder | None, statistics: Path | None, path: Path
-) -> None:
-    """Records the first evaluation layouts with the deterministic policy and writes them as a GIF."""
+
+def film(config: Config, policy: Policy, encoder: DepthEncoder | None, path: Path) -> None:
+    """Records the first evaluation layouts with the policy and writes them as a GIF."""
     first, clips = config.evaluation.first_layout, config.evaluation.clips
     layouts = range(first, first + clips)
+    seen = environments.policy_keys(config.encoder, config.algo)
     # A blind policy is filmed too: its camera runs for the viewer alone.
-    env = policies.make_vec_env(config.env, num_envs=clips, layout_seeds=list(layouts))
+    env = environments.make_vec_env(
+        config.env, (DEPTH, *seen), seed=config.seed, num_envs=clips, layout_seeds=list(layouts)
+    )
     try:
-        camera = Camera(env, blind=config.encoder.kind == "blind")
-        observed = policies.watch(camera, config.encoder, encoder, statistics)
+        camera = Camera(env, DEPTH, seen)
         recordings = []
-        for episode in run_episodes(model, observed, layouts):
+        for episode in run_episodes(policy, environments.encode_once(camera, config.encoder, encoder), layouts):
             recording = camera.finished[episode.layout]
             recording.outcome = episode
             recordings.append(recording)
@@ -131,9 +133,8 @@ class _Scene:
         turn = np.array([(np.cos(yaw), np.sin(yaw)), (-np.sin(yaw), np.cos(yaw))])
         self.robot.set_xy(arrow @ turn + (x, y))
         if step == len(self.recording.depth) - 1 and self.recording.outcome is not None:
-            outcome = self.recording.outcome
-            name = "success" if outcome.success else "collision" if outcome.collision else "out of time"
-            self.outcome.set(text=name, color=OUTCOMES[name])
+            name = self.recording.outcome.failure or "success"
+            self.outcome.set(text=name, color=COLOURS.get(name, "#c62828"))
         self.figure.canvas.draw()
         return Image.fromarray(np.asarray(self.figure.canvas.buffer_rgba())[..., :3])  # type: ignore[attr-defined]
 

@@ -30,10 +30,12 @@ class EnvConfig:
     level: str = MISSING  # how hard; the task's documentation lists its levels
     depth_size: tuple[int, int] = (48, 96)  # height and width of the depth image, pixels
     renderer: str = "auto"  # egl, rays, or auto: EGL where there is OpenGL
+    sensor: str = "ideal"  # the depth camera that policies see with, in training and evaluation; docs/sensors.md
 
     def task(self) -> dict[str, Any]:
         """The task's own settings, as `gymnasium.make_vec` takes them."""
-        return {name: value for name, value in dataclasses.asdict(self).items() if name not in ("id", "num_envs")}
+        others = ("id", "num_envs", "sensor")
+        return {name: value for name, value in dataclasses.asdict(self).items() if name not in others}
 
 
 @dataclass
@@ -62,6 +64,7 @@ class EncoderConfig:
     )  # stages to train, or [all]; empty: frozen, encoded once per frame
     learning_rate_scale: float = 0.1  # of the encoder's learning rate to the policy's, where it is trained
     latent_dim: int = 64  # the features are projected to this many before they meet the state
+    cameras: list[str] = field(default_factory=lambda: ["depth"])  # the depth images that the policy sees
     standardize: bool = True  # running standardization of the features, clipped at 5 deviations
 
 
@@ -77,6 +80,7 @@ class AlgoConfig:
     gamma: float = 0.99
     batch_size: int = 256
     net_arch: list[int] = field(default_factory=lambda: [64, 64])
+    observations: list[str] = field(default_factory=lambda: ["state"])  # what the policy knows besides depth
 
 
 @dataclass

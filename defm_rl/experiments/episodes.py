@@ -1,17 +1,18 @@
-"""Rolling out a trained policy on numbered layouts, with or without a recording."""
+"""Episodes: what is reported of one, and rolling out a trained policy on numbered layouts."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
-from gymnasium import spaces
-from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
-from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
+from gymnasium.vector import VectorEnv, VectorWrapper
+from numpy.typing import NDArray
 
-from defm_rl.envs.layouts import Layout
-from defm_rl.sb3 import GymnasiumVecEnv
+Observations = Mapping[str, NDArray[Any]]
+
+RECENT = 200  # episodes that running figures look back on
+_FIELDS = ("layout_seed", "success", "failure", "steps")  # of an episode's last info, beside its measures
 
 
 @dataclass(frozen=True)
@@ -20,27 +21,74 @@ class Episode:
 
     layout: int  # its number
     success: bool
-    spl: float  # success weighted by path length (Anderson et al. 2018, arXiv 1807.06757)
-    collision: bool
+    failure: str  # "" on success, else why not: "collision", "timeout", "fall", ...
     steps: int
     reward: float
+    measures: dict[str, float] = field(default_factory=dict)
+    """Whatever other numbers the task reports of an episode, by their names there; yes or no as a bool."""
 
 
-@dataclass
-class Recording:
-    """What an animation shows of one episode."""
+class Policy(Protocol):
+    """A trained policy that acts without exploring."""
 
-    layout: Layout
-    poses: list[np.ndarray] = field(default_factory=list)  # (3,): x, y in metres, yaw in radians
-    depth: list[np.ndarray] = field(default_factory=list)  # (H, W) metres
-    outcome: Episode | None = None
+    def act(self, observations: Observations) -> NDArray[Any]:
+        """Actions (N, ...) of a batch of observations (N, ...) by key, given once per step and in their order."""
+
+    def reset(self, dones: NDArray[np.bool_] | None = None) -> None:
+        """Forgets what it remembers of the episodes that are over, (N,) bool, or of all."""
 
 
-def run_episodes(model: BaseAlgorithm, env: VecEnv, layouts: Sequence[int]) -> Iterator[Episode]:
-    """Runs the deterministic policy until every layout's episode is over.
+class WatchEpisodes(VectorWrapper):
+    """Keeps account of the episodes that pass through a vector environment with same-step autoreset.
+
+    Attributes:
+        ended: The episodes that ended in the last step.
+        recent: The last `RECENT` ones.
+    """
+
+    def __init__(self, env: VectorEnv[Any, Any, Any]) -> None:
+        super().__init__(env)
+        self.ended: list[Episode] = []
+        self.recent: deque[Episode] = deque(maxlen=RECENT)
+        self._steps, self._rewards = np.zeros(self.num_envs, int), np.zeros(self.num_envs)
+
+    def reset(self, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
+        """Resets; the episodes under way are forgotten."""
+        self.ended = []
+        self._steps[:], self._rewards[:] = 0, 0.0
+        return self.env.reset(**kwargs)
+
+    def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
+        """Steps."""
+        observations, rewards, terminated, truncated, infos = self.env.step(actions)
+        self._steps += 1
+        self._rewards += rewards
+        self.ended = [self._episode(infos["final_info"], index) for index in np.flatnonzero(terminated | truncated)]
+        self.recent.extend(self.ended)
+        return observations, rewards, terminated, truncated, infos
+
+    def _episode(self, info: dict[str, Any], index: Any) -> Episode:
+        steps, reward = int(self._steps[index]), float(self._rewards[index])
+        self._steps[index], self._rewards[index] = 0, 0.0
+        return Episode(
+            layout=int(info["layout_seed"][index]),
+            success=bool(info["success"][index]),
+            failure=str(info["failure"][index]),
+            steps=steps,
+            reward=reward,
+            measures={
+                name: values[index].item()
+                for name, values in info.items()
+                if name not in _FIELDS and not name.startswith("_") and values.ndim == 1 and values.dtype.kind in "biuf"
+            },
+        )
+
+
+def run_episodes(policy: Policy, env: VectorEnv[Any, Any, Any], layouts: Sequence[int]) -> Iterator[Episode]:
+    """Runs a policy until every layout's episode is over.
 
     Args:
-        model: The policy.
+        policy: The policy.
         env: Environments that were made with `layout_seeds=layouts`: they take them in order as they become free.
         layouts: The layouts to report.
 
@@ -48,75 +96,13 @@ def run_episodes(model: BaseAlgorithm, env: VecEnv, layouts: Sequence[int]) -> I
         One episode per layout, in the order in which they end.
     """
     waiting = set(layouts)
-    observations = env.reset()
-    steps, rewards = np.zeros(env.num_envs, int), np.zeros(env.num_envs)
+    watched = WatchEpisodes(env)
+    observations, _ = watched.reset()
+    policy.reset()
     while waiting:
-        actions, _ = model.predict(observations, deterministic=True)  # type: ignore[arg-type]
-        observations, reward, dones, infos = env.step(actions)
-        steps += 1
-        rewards += reward
-        for index in np.flatnonzero(dones):
-            episode = _episode(infos[index], int(steps[index]), float(rewards[index]))
-            steps[index], rewards[index] = 0, 0.0
+        observations, _, terminated, truncated, _ = watched.step(policy.act(observations))
+        policy.reset(np.logical_or(terminated, truncated))
+        for episode in watched.ended:
             if episode.layout in waiting:
                 waiting.remove(episode.layout)
                 yield episode
-
-
-class Camera(VecEnvWrapper):
-    """Records depth and poses on their way to the policy; a blind policy is not shown the depth.
-
-    Args:
-        env: The environments, rendering depth.
-        blind: Whether the policy goes without depth.
-    """
-
-    def __init__(self, env: GymnasiumVecEnv, *, blind: bool) -> None:
-        self.task: Any = env.env.unwrapped
-        self.blind = blind
-        space = env.observation_space
-        assert isinstance(space, spaces.Dict)
-        seen = spaces.Dict({key: part for key, part in space.items() if not (blind and key == "depth")})
-        super().__init__(env, observation_space=seen)
-
-    def reset(self) -> VecEnvObs:
-        """Starts a recording in every environment."""
-        observations: Any = self.venv.reset()
-        self.finished: dict[int, Recording] = {}
-        self.current = [Recording(self.task.layout(index)) for index in range(self.num_envs)]
-        self._record(observations, range(self.num_envs))
-        return self._shown(observations)
-
-    def step_wait(self) -> VecEnvStepReturn:
-        """Adds a frame to every recording; where an episode is over, the recording is finished and another starts."""
-        observations, rewards, dones, infos = self.venv.step_wait()
-        self._record(observations, np.flatnonzero(~dones))
-        for index in np.flatnonzero(dones):
-            recording, info = self.current[index], infos[index]
-            recording.depth.append(info["terminal_observation"]["depth"][0])
-            recording.poses.append(np.asarray(info["pose"]))
-            info["terminal_observation"] = self._shown(info["terminal_observation"])
-            self.finished[int(info["layout_seed"])] = recording
-            self.current[index] = Recording(self.task.layout(index))
-        self._record(observations, np.flatnonzero(dones))
-        return self._shown(observations), rewards, dones, infos
-
-    def _record(self, observations: Any, indices: Iterable[int]) -> None:
-        poses = self.task.poses
-        for index in indices:
-            self.current[index].depth.append(observations["depth"][index, 0].copy())
-            self.current[index].poses.append(poses[index].copy())
-
-    def _shown(self, observations: Any) -> Any:
-        return {key: part for key, part in observations.items() if not (self.blind and key == "depth")}
-
-
-def _episode(info: dict[str, Any], steps: int, reward: float) -> Episode:
-    return Episode(
-        layout=int(info["layout_seed"]),
-        success=bool(info["success"]),
-        spl=float(info["spl"]),
-        collision=bool(info["collision"]),
-        steps=steps,
-        reward=reward,
-    )

@@ -9,17 +9,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from stable_baselines3.common.base_class import BaseAlgorithm
 
 from defm_rl.encoders import DepthEncoder
-from defm_rl.experiments import policies, statistics
+from defm_rl.experiments import environments, statistics
 from defm_rl.experiments.config import USER_ERRORS, Config, ConfigError, suggest
-from defm_rl.experiments.episodes import Episode, run_episodes
+from defm_rl.experiments.episodes import Episode, Policy, run_episodes
 from defm_rl.experiments.progress import progress_bar
 from defm_rl.experiments.provenance import provenance
 from defm_rl.experiments.runs import Run, verify_encoder, write_json
+from defm_rl.experiments.trainers import load_policy
 
 _logger = logging.getLogger(__name__)
 
@@ -35,18 +36,31 @@ class Options:
 
 
 def evaluate(
-    config: Config, model: BaseAlgorithm, encoder: DepthEncoder | None, statistics_file: Path | None, options: Options
+    config: Config, policy: Policy, encoder: DepthEncoder | None, options: Options, sensor: str | None = None
 ) -> list[Episode]:
-    """Episodes of the deterministic policy on layouts `first_layout` to `first_layout + episodes - 1`, by number."""
+    """Episodes of the policy on layouts `first_layout` to `first_layout + episodes - 1`, by number.
+
+    Args:
+        config: The experiment.
+        policy: Its policy.
+        encoder: Its encoder, where it has one.
+        options: Which episodes, and how.
+        sensor: Seen with this one in the place of the configuration's.
+    """
     layouts = range(options.first_layout, options.first_layout + options.episodes)
     env_config = dataclasses.replace(config.env, renderer=options.renderer)
     num_envs = min(options.num_envs, options.episodes)
-    env = policies.make_vec_env(
-        env_config, blind=config.encoder.kind == "blind", num_envs=num_envs, layout_seeds=list(layouts)
+    env = environments.make_vec_env(
+        env_config,
+        environments.policy_keys(config.encoder, config.algo),
+        sensor=sensor,
+        seed=config.seed,
+        num_envs=num_envs,
+        layout_seeds=list(layouts),
     )
     try:
-        observed = policies.watch(env, config.encoder, encoder, statistics_file)
-        episodes = run_episodes(model, observed, layouts)
+        seen = environments.encode_once(env, config.encoder, encoder)
+        episodes = run_episodes(policy, seen, layouts)
         bar = progress_bar(episodes, total=len(layouts), unit="episode", desc="evaluating", leave=False)
         return sorted(bar, key=lambda episode: episode.layout)
     finally:
@@ -54,43 +68,55 @@ def evaluate(
 
 
 def summarize(episodes: Sequence[Episode]) -> dict[str, Any]:
-    """The figures of an evaluation, each with its 95 % interval."""
-    return {
+    """The figures of an evaluation, each with its 95 % interval; why episodes failed, by failure."""
+    failures = sorted({episode.failure for episode in episodes if episode.failure})
+    figures: dict[str, Any] = {
         "success_rate": statistics.rate([episode.success for episode in episodes]),
-        "spl": statistics.mean([episode.spl for episode in episodes]),
-        "collision_rate": statistics.rate([episode.collision for episode in episodes]),
+        "failures": {name: statistics.rate([episode.failure == name for episode in episodes]) for name in failures},
         "steps": statistics.mean([episode.steps for episode in episodes]),
         "reward": statistics.mean([episode.reward for episode in episodes]),
     }
+    for name, example in episodes[0].measures.items():
+        values = [episode.measures[name] for episode in episodes]
+        if isinstance(example, bool):
+            figures[f"{name}_rate"] = statistics.rate(np.asarray(values, bool))
+        else:
+            figures[name] = statistics.mean(values)
+    return figures
 
 
 def write_episodes(path: Path, episodes: Sequence[Episode]) -> None:
-    """One row per episode."""
+    """One row per episode: what every task reports, then the task's own measures."""
+    rows = []
+    for episode in episodes:
+        row = dataclasses.asdict(episode)
+        measures = row.pop("measures")
+        rows.append({**row, **measures})
     with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, [entry.name for entry in dataclasses.fields(Episode)])
+        writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
-        writer.writerows(dataclasses.asdict(episode) for episode in episodes)
+        writer.writerows(rows)
 
 
 def describe(figures: dict[str, Any]) -> str:
     """One line for people."""
-    success, spl, collisions = figures["success_rate"], figures["spl"], figures["collision_rate"]
-    return (
-        f"success {success['mean']:.1%} (95 % interval {success['low']:.1%} to {success['high']:.1%}), "
-        f"SPL {spl['mean']:.3f} ({spl['low']:.3f} to {spl['high']:.3f}), "
-        f"collisions {collisions['mean']:.1%}, {success['episodes']} episodes"
-    )
+    success = figures["success_rate"]
+    parts = [f"success {success['mean']:.1%} (95 % interval {success['low']:.1%} to {success['high']:.1%})"]
+    if "spl" in figures:
+        spl = figures["spl"]
+        parts.append(f"SPL {spl['mean']:.3f} ({spl['low']:.3f} to {spl['high']:.3f})")
+    parts += [f"{name} {share['mean']:.1%}" for name, share in figures["failures"].items()]
+    return ", ".join([*parts, f"{success['episodes']} episodes"])
 
 
-def load(run: Run) -> tuple[Config, BaseAlgorithm, DepthEncoder | None]:
+def load(run: Run) -> tuple[Config, Policy, DepthEncoder | None]:
     """A run's configuration, policy and encoder, the encoder's weights verified."""
     config = run.config()
     encoder = None
     if config.encoder.kind == "defm":
-        encoder = policies.make_encoder(config.encoder, config.env.depth_size)
+        encoder = environments.make_encoder(config.encoder, config.env.depth_size)
         verify_encoder(run.state(), encoder)
-    model = policies.ALGORITHMS[config.algo.name].load(run.checkpoint / "model.zip", device="auto")
-    return config, model, encoder
+    return config, load_policy(config, run.checkpoint), encoder
 
 
 def parse_options(arguments: Sequence[str]) -> tuple[list[Run], Options]:
@@ -125,13 +151,13 @@ def main(arguments: Sequence[str]) -> int:
     try:
         runs, options = parse_options(arguments)
         for run in runs:
-            config, model, encoder = load(run)
-            episodes = evaluate(config, model, encoder, run.statistics, options)
+            config, policy, encoder = load(run)
+            episodes = evaluate(config, policy, encoder, options)
             folder = run.folder / "evaluations" / f"{options.first_layout}-{options.episodes}"
             folder.mkdir(parents=True, exist_ok=True)
             write_episodes(folder / "episodes.csv", episodes)
             figures = summarize(episodes)
-            made_by = {"encoder": run.state()["encoder"], "sensor": "ideal", "seed": config.seed, **provenance()}
+            made_by = {"encoder": run.state()["encoder"], "sensor": config.env.sensor, "seed": config.seed, **provenance()}
             write_json(folder / "metrics.json", {**figures, "options": dataclasses.asdict(options), "made_by": made_by})
             _logger.info("%s: %s", run.folder, describe(figures))
             if made_by["encoder"].get("weights") == "random":

@@ -1,20 +1,19 @@
-"""What is watched while a policy trains: the bar, the curves, the checkpoints, the clock."""
+"""What is watched while a policy trains: the bar, the curves, the history, the checkpoints, the clock."""
 
 import csv
 import sys
 import time
-from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.logger import KVWriter
+from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-WINDOW = 200  # episodes that the running success rate looks back on
-COLUMNS = ("steps", "seconds", "success_rate", "collision_rate", "episode_reward", "episode_steps")
+from defm_rl.experiments.episodes import Episode, WatchEpisodes
+
+COLUMNS = ("steps", "seconds", "success_rate", "episode_reward", "episode_steps")  # and the task's own measures
 
 
 def progress_bar(iterable: Any = None, **settings: Any) -> Any:
@@ -22,109 +21,103 @@ def progress_bar(iterable: Any = None, **settings: Any) -> Any:
     return tqdm(iterable, mininterval=0.2 if sys.stderr.isatty() else 20.0, **settings)
 
 
-class Progress(BaseCallback):
-    """A bar with success rate and steps/s, and a row of `history.csv` after each rollout.
+class Curves:
+    """TensorBoard's event files, and a Weights & Biases run where there is one."""
+
+    def __init__(self, folder: Path, wandb_run: Any = None) -> None:
+        self._writer = SummaryWriter(str(folder))
+        self._wandb_run = wandb_run
+
+    def log(self, figures: Mapping[str, float], step: int) -> None:
+        """Adds a point to each figure's curve."""
+        for name, value in figures.items():
+            self._writer.add_scalar(name, value, step)
+        if self._wandb_run is not None:
+            self._wandb_run.log(dict(figures), step=step)
+
+    def close(self) -> None:
+        """Writes what is left to write."""
+        self._writer.close()
+        if self._wandb_run is not None:
+            self._wandb_run.finish()
+
+
+class Progress:
+    """Watches a training, whichever library does it: the trainer calls `on_step` and `on_rollout`.
 
     Args:
-        history: The file the rows are appended to.
+        history: A CSV file to which each rollout appends a row.
+        episodes: The environments' account.
+        curves: Where the figures of each rollout go as well.
         total_steps: Steps of the whole training.
-        seconds_before: Training time of the part that was done before an interruption.
+        steps: Steps that were done before an interruption.
+        seconds_before: Seconds that they took.
+        time_limit_s: Ends the training after so many seconds, those before an interruption included.
+        save: Writes a checkpoint at a number of steps.
+        save_every: Steps between checkpoints.
     """
 
-    def __init__(self, history: Path, total_steps: int, seconds_before: float = 0.0) -> None:
-        super().__init__()
-        self.history, self.total_steps, self.seconds_before = history, total_steps, seconds_before
-        self.episodes: deque[tuple[bool, bool, float, int]] = deque(maxlen=WINDOW)
+    def __init__(
+        self,
+        history: Path,
+        episodes: WatchEpisodes,
+        curves: Curves,
+        total_steps: int,
+        *,
+        steps: int = 0,
+        seconds_before: float = 0.0,
+        time_limit_s: float | None = None,
+        save: Callable[[], None],
+        save_every: int,
+    ) -> None:
+        self.curves, self.total_steps, self.seconds_before = curves, total_steps, seconds_before
+        self._history, self._episodes, self._time_limit_s = history, episodes, time_limit_s
+        self._save, self._save_every, self._next_save = save, save_every, steps + save_every
         self._started = time.perf_counter()
-        self._bar: Any = None
+        self._bar = progress_bar(total=total_steps, initial=steps, unit="step", smoothing=0.1)
 
     @property
     def seconds(self) -> float:
         """Training time so far, interruptions not counted."""
         return self.seconds_before + time.perf_counter() - self._started
 
-    def _on_training_start(self) -> None:
-        self._started = time.perf_counter()
-        self._rewards = np.zeros(self.training_env.num_envs)
-        self._lengths = np.zeros(self.training_env.num_envs, int)
-        self._bar = progress_bar(total=self.total_steps, initial=self.num_timesteps, unit="step", smoothing=0.1)
-        if not self.history.exists():
-            self._write(COLUMNS)
+    def on_step(self, steps: int) -> bool:
+        """Moves the bar; says whether there is time left."""
+        self._bar.update(steps - self._bar.n)
+        return self._time_limit_s is None or self.seconds < self._time_limit_s
 
-    def _on_step(self) -> bool:
-        self._bar.update(self.num_timesteps - self._bar.n)
-        self._rewards += self.locals["rewards"]
-        self._lengths += 1
-        for index in np.flatnonzero(self.locals["dones"]):
-            info: dict[str, Any] = self.locals["infos"][index]
-            self.episodes.append(
-                (info["success"], info["collision"], float(self._rewards[index]), int(self._lengths[index]))
-            )
-            self._rewards[index], self._lengths[index] = 0.0, 0
-        return True
-
-    def _on_rollout_end(self) -> None:
-        if not self.episodes:
-            return
-        success, collision, reward, length = np.mean(np.asarray(self.episodes, float), axis=0)
-        self._bar.set_postfix(success=f"{success:.0%}", refresh=False)
-        figures = (self.num_timesteps, round(self.seconds, 1), success, collision, reward, length)
-        self._write(f"{value:.4g}" if isinstance(value, np.floating) else value for value in figures)
-        for name, value in zip(COLUMNS[2:], figures[2:], strict=True):
-            self.logger.record(f"rollout/{name}", float(value))
-
-    def _on_training_end(self) -> None:
-        self.close()
+    def on_rollout(self, steps: int) -> None:
+        """Writes down how the last episodes went, and a checkpoint where one is due."""
+        if self._episodes.recent:
+            figures = _averages(self._episodes.recent)
+            self._bar.set_postfix(success=f"{figures['success_rate']:.0%}", refresh=False)
+            self._write({"steps": steps, "seconds": round(self.seconds, 1)}, figures)
+            self.curves.log({f"rollout/{name}": value for name, value in figures.items()}, steps)
+        if steps >= self._next_save:
+            self._save()
+            self._next_save = steps + self._save_every
 
     def close(self) -> None:
         """Ends the bar; after an interruption as well."""
-        if self._bar is not None:
-            self._bar.close()
+        self._bar.close()
 
-    def _write(self, row: Any) -> None:
-        with self.history.open("a", newline="") as file:
-            csv.writer(file).writerow(row)
-
-
-class Checkpoints(BaseCallback):
-    """Calls `save` every so many environment steps."""
-
-    def __init__(self, save: Callable[[], None], every: int) -> None:
-        super().__init__()
-        self.save, self.every = save, every
-
-    def _on_training_start(self) -> None:
-        self._next = self.num_timesteps + self.every
-
-    def _on_step(self) -> bool:
-        return True
-
-    def _on_rollout_end(self) -> None:
-        if self.num_timesteps >= self._next:
-            self.save()
-            self._next = self.num_timesteps + self.every
+    def _write(self, when: Mapping[str, float], figures: Mapping[str, float]) -> None:
+        row = {**when, **{name: f"{value:.4g}" for name, value in figures.items()}}
+        fresh = not self._history.exists()
+        with self._history.open("a", newline="") as file:
+            writer = csv.DictWriter(file, row)
+            if fresh:
+                writer.writeheader()
+            writer.writerow(row)
 
 
-class TimeLimit(BaseCallback):
-    """Ends the training after so many seconds."""
-
-    def __init__(self, progress: Progress, limit_s: float) -> None:
-        super().__init__()
-        self.progress, self.limit_s = progress, limit_s
-
-    def _on_step(self) -> bool:
-        return self.progress.seconds < self.limit_s
-
-
-class WandbWriter(KVWriter):
-    """Sends what Stable-Baselines3 logs to a Weights & Biases run."""
-
-    def __init__(self, run: Any) -> None:
-        self.run = run
-
-    def write(self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0) -> None:
-        """Logs the numbers of one step."""
-        self.run.log({key: value for key, value in key_values.items() if isinstance(value, int | float)}, step=step)
-
-    def close(self) -> None:
-        """Leaves the run open: its owner finishes it with a summary."""
+def _averages(episodes: Sequence[Episode]) -> dict[str, float]:
+    """The columns of the history beside steps and seconds."""
+    first = episodes[0].measures
+    measures = {name: float(np.mean([episode.measures[name] for episode in episodes])) for name in first}
+    return {
+        "success_rate": float(np.mean([episode.success for episode in episodes])),
+        "episode_reward": float(np.mean([episode.reward for episode in episodes])),
+        "episode_steps": float(np.mean([episode.steps for episode in episodes])),
+        **{f"{name}_rate" if isinstance(first[name], bool) else name: value for name, value in measures.items()},
+    }

@@ -2,13 +2,12 @@
 
 import json
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 from omegaconf import OmegaConf
-from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.vec_env import VecNormalize
 
 from defm_rl.encoders import DepthEncoder
 from defm_rl.experiments.config import Config, ConfigError, compose_config
@@ -19,7 +18,7 @@ class Run:
     """The files of one run.
 
     config.yaml, overrides.txt: what was asked for.
-    checkpoint/: model.zip, statistics.pkl, state.json.
+    checkpoint/: what the trainer saves, and state.json.
     history.csv, learning_curve.png: the training.
     metrics.json, episodes.csv, episodes.gif: the evaluation, and what made it.
     """
@@ -30,12 +29,6 @@ class Run:
     def checkpoint(self) -> Path:
         """The folder of the newest checkpoint."""
         return self.folder / "checkpoint"
-
-    @property
-    def statistics(self) -> Path | None:
-        """The features' running statistics, where there are any."""
-        path = self.checkpoint / "statistics.pkl"
-        return path if path.exists() else None
 
     def save_config(self, config: Config, overrides: list[str]) -> None:
         """Writes what was asked for, once."""
@@ -72,15 +65,12 @@ class Run:
         """The checkpoint's steps, seconds and encoder."""
         return cast(dict[str, Any], json.loads((self.checkpoint / "state.json").read_text()))
 
-    def save_checkpoint(self, model: BaseAlgorithm, state: dict[str, Any]) -> None:
-        """Writes a checkpoint beside the former one and then swaps them: one of the two is always whole."""
+    def save_checkpoint(self, save: Callable[[Path], None], state: dict[str, Any]) -> None:
+        """Writes a checkpoint, `save` into its folder, beside the former one and then swaps them: one of the two is always whole."""
         fresh, former = self.folder / "checkpoint.new", self.folder / "checkpoint.old"
         shutil.rmtree(fresh, ignore_errors=True)
         fresh.mkdir(parents=True)
-        model.save(fresh / "model.zip")
-        statistics = model.get_vec_normalize_env()
-        if isinstance(statistics, VecNormalize):
-            statistics.save(str(fresh / "statistics.pkl"))
+        save(fresh)
         write_json(fresh / "state.json", state)
         shutil.rmtree(former, ignore_errors=True)
         if self.checkpoint.exists():

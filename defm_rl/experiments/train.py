@@ -15,12 +15,9 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 import torch
 from omegaconf import DictConfig
-from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.logger import configure
 
 from defm_rl.encoders import DepthEncoder
-from defm_rl.experiments import animation, plots, policies
+from defm_rl.experiments import animation, environments, plots
 from defm_rl.experiments.config import (
     CONF_MODULE,
     USER_ERRORS,
@@ -31,9 +28,11 @@ from defm_rl.experiments.config import (
     register,
 )
 from defm_rl.experiments.evaluate import Options, describe, evaluate, summarize, write_episodes
-from defm_rl.experiments.progress import Checkpoints, Progress, TimeLimit, WandbWriter
+from defm_rl.experiments.episodes import WatchEpisodes
+from defm_rl.experiments.progress import Curves, Progress
 from defm_rl.experiments.provenance import provenance
 from defm_rl.experiments.runs import Run, to_config, verify_encoder, write_json
+from defm_rl.experiments.trainers import Trainer, make_trainer
 
 _logger = logging.getLogger(__name__)
 
@@ -60,8 +59,9 @@ def train(config: Config, run: Run) -> dict[str, Any]:
     if former is not None:
         config.encoder.weights = former["encoder"]["weights"]
     with refused_settings():
-        encoder = policies.settle_weights(config.encoder, config.env.depth_size)
-        env = policies.make_vec_env(config.env, blind=config.encoder.kind == "blind")
+        encoder = environments.settle_weights(config.encoder, config.env.depth_size)
+        observations = environments.policy_keys(config.encoder, config.algo)
+        env = environments.make_vec_env(config.env, observations, seed=config.seed)
     if former is not None:
         verify_encoder(former, encoder)
     if config.encoder.kind != "cnn" and not config.encoder.trainable:
@@ -69,23 +69,18 @@ def train(config: Config, run: Run) -> dict[str, Any]:
         # others: they wait for each other after every operation. The encoder has threads of its own.
         torch.set_num_threads(1)
     try:
-        observed = policies.standardize(
-            policies.observe(env, config.encoder, encoder), config.encoder, run.statistics if former else None
-        )
         with refused_settings():
-            model = policies.make_model(config, observed)
-        if former is not None:
-            model.set_parameters(str(run.checkpoint / "model.zip"), device=model.device)
-            model.num_timesteps = former["steps"]
-            env.seed(config.seed + former["steps"])  # not the layouts of the first part once more
-        if former is None or former["steps"] < config.algo.total_steps:
-            _learn(config, run, model, encoder, former)
+            watched = WatchEpisodes(environments.encode_once(env, config.encoder, encoder))
+            checkpoint, steps = (run.checkpoint, former["steps"]) if former else (None, 0)
+            trainer = make_trainer(config, watched, checkpoint, steps)
+        if steps == 0 or steps < config.algo.total_steps:
+            _learn(config, run, trainer, watched, encoder, former)
     finally:
         env.close()
 
     options = Options(config.evaluation.episodes, config.evaluation.first_layout, config.env.num_envs)
     options.renderer = config.env.renderer
-    episodes = evaluate(config, model, encoder, run.statistics, options)
+    episodes = evaluate(config, trainer.policy, encoder, options)
     write_episodes(run.folder / "episodes.csv", episodes)
     metrics = {
         "evaluation": summarize(episodes),
@@ -93,7 +88,7 @@ def train(config: Config, run: Run) -> dict[str, Any]:
         "made_by": {
             "experiment": config.experiment,
             "encoder": run.state()["encoder"],
-            "sensor": "ideal",
+            "sensor": config.env.sensor,
             "seed": config.seed,
             **provenance(),
         },
@@ -101,35 +96,41 @@ def train(config: Config, run: Run) -> dict[str, Any]:
     write_json(run.folder / "metrics.json", metrics)
     plots.learning_curves({"": [run]}, run.folder / "learning_curve.png")
     if config.evaluation.clips:
-        animation.film(config, model, encoder, run.statistics, run.folder / "episodes.gif")
+        animation.film(config, trainer.policy, encoder, run.folder / "episodes.gif")
     metrics["training"]["total_s"] = round(time.perf_counter() - started, 1)
     write_json(run.folder / "metrics.json", metrics)
     return metrics
 
 
 def _learn(
-    config: Config, run: Run, model: BaseAlgorithm, encoder: DepthEncoder | None, former: dict[str, Any] | None
+    config: Config,
+    run: Run,
+    trainer: Trainer,
+    episodes: WatchEpisodes,
+    encoder: DepthEncoder | None,
+    former: dict[str, Any] | None,
 ) -> None:
     """Trains to the configured number of steps; leaves a checkpoint whatever happens."""
-    logger = configure(str(run.folder / "tensorboard"), ["tensorboard"])
-    wandb_run = _start_wandb(config, run)
-    if wandb_run is not None:
-        logger.output_formats.append(WandbWriter(wandb_run))
-    model.set_logger(logger)
-
-    seconds_before = former["seconds"] if former else 0.0
-    progress = Progress(run.folder / "history.csv", config.algo.total_steps, seconds_before)
 
     def save() -> None:
-        state = {"steps": model.num_timesteps, "seconds": progress.seconds, "encoder": _describe(config, encoder)}
-        run.save_checkpoint(model, state)
+        state = {"steps": trainer.steps, "seconds": progress.seconds, "encoder": _describe(config, encoder)}
+        run.save_checkpoint(trainer.save, state)
 
-    callbacks: list[BaseCallback] = [progress, Checkpoints(save, config.checkpoint_every)]
-    if config.algo.time_limit_s:
-        callbacks.append(TimeLimit(progress, config.algo.time_limit_s))
+    curves = Curves(run.folder / "tensorboard", _start_wandb(config, run))
+    progress = Progress(
+        run.folder / "history.csv",
+        episodes,
+        curves,
+        config.algo.total_steps,
+        steps=trainer.steps,
+        seconds_before=former["seconds"] if former else 0.0,
+        time_limit_s=config.algo.time_limit_s,
+        save=save,
+        save_every=config.checkpoint_every,
+    )
     _stop_on_sigterm()
     try:
-        model.learn(config.algo.total_steps - model.num_timesteps, callbacks, reset_num_timesteps=former is None)
+        trainer.learn(config.algo.total_steps, progress)
     except KeyboardInterrupt:
         save()
         raise
@@ -137,9 +138,7 @@ def _learn(
         save()
     finally:
         progress.close()
-        logger.close()
-        if wandb_run is not None:
-            wandb_run.finish()
+        curves.close()
 
 
 def _training(config: Config, run: Run) -> dict[str, Any]:

@@ -53,7 +53,7 @@ def run_episodes(env, policy, seeds):
 
 
 def drive_straight(env):
-    state = env._state(np.arange(env.num_envs))
+    state = env._vector("state", np.arange(env.num_envs))
     bearing = np.arctan2(state[:, 2], state[:, 1])
     return np.column_stack([np.ones(env.num_envs), np.clip(2 * bearing, -1, 1)])
 
@@ -77,6 +77,8 @@ def test_who_knows_the_map_gets_there_and_who_drives_straight_only_where_nothing
     else:
         assert mean(straight, "success") <= (0.0 if "wall" in level else 0.15)
         assert mean(straight, "collision") >= 0.85
+    for result in straight.values():
+        assert result["failure"] == ("" if result["success"] else "collision" if result["collision"] else "timeout")
 
 
 def test_rewards_add_up_to_progress_penalties_and_the_prize(make):
@@ -103,6 +105,7 @@ def test_a_collision_ends_the_episode_and_costs_one(make):
         _, rewards, terminated, _, info = env.step(all_do(env, AHEAD))
     assert info["collision"][terminated].all()
     assert not info["success"][terminated].any()
+    assert (info["failure"][terminated] == "collision").all()
     assert (info["spl"][terminated] == 0).all()
     # At 1.5 m/s progress is worth at most 0.3 a step.
     assert (rewards[terminated] < -0.7).all()
@@ -184,6 +187,7 @@ def test_standing_still_is_cut_off_and_not_terminated(make):
     np.testing.assert_allclose(reward, -0.02, atol=1e-6)
     assert not info["success"].any()
     assert not info["collision"].any()
+    assert (info["failure"] == "timeout").all()
     assert (info["steps"] == 7).all()
 
 
@@ -294,7 +298,7 @@ def test_all_autoreset_modes_play_the_same_episodes(make):
         assert results["_success"][0]
         assert info["_layout_seed"][0]
         assert info["layout_seed"][0] != results["layout_seed"][0]
-        outcome = [results[name][0] for name in ("collision", "path_length_m", "geodesic_m", "layout_seed", "steps")]
+        outcome = [results[name][0] for name in ("failure", "path_length_m", "geodesic_m", "layout_seed", "steps")]
         played[mode] = [*outcome, info["layout_seed"][0], *last.values(), *first.values()]
         np.testing.assert_array_equal(first["state"][3:], 0)  # a new episode begins at rest
     for other in (AutoresetMode.NEXT_STEP, AutoresetMode.DISABLED):
@@ -336,6 +340,76 @@ def test_nothing_returned_is_written_again(make):
     for observation, copy in zip(kept, copies, strict=True):
         for name, value in observation.items():
             np.testing.assert_array_equal(value, copy[name])
+
+
+# Robots
+
+OWN_ROVER = """
+<mujoco model="mine">
+  <option timestep="0.02" integrator="implicitfast"/>
+  <default><geom contype="0" conaffinity="0" group="2"/></default>
+  <worldbody>
+    <body name="base">
+      <joint name="x" type="slide" axis="1 0 0" damping="100"/>
+      <joint name="y" type="slide" axis="0 1 0" damping="100"/>
+      <joint name="yaw" axis="0 0 1"/>
+      <geom name="hull" type="cylinder" size="0.15 0.05" pos="0 0 0.1" mass="4" contype="1" conaffinity="1"/>
+      <geom name="antenna" size="0.05" pos="0.12 0 0.3" mass="0"/>
+      <site name="axle"/>
+      <camera name="depth" pos="0.05 0 0.3" xyaxes="0 -1 0 0 0 1"/>
+      <body name="wheel" pos="0 0.15 0.05"><joint name="spin" axis="0 1 0"/><geom size="0.05" mass="0.1"/></body>
+    </body>
+  </worldbody>
+  <actuator>
+    <velocity name="spinner" joint="spin" kv="0.1"/>
+    <velocity name="turn" joint="yaw" kv="2"/>
+    <velocity name="forward" site="axle" gear="1 0 0 0 0 0" kv="2000"/>
+  </actuator>
+  <sensor>
+    <jointpos name="odometer" joint="spin"/>
+    <contact name="bumper" geom1="hull" data="found" num="1"/>
+  </sensor>
+</mujoco>"""
+
+
+@pytest.fixture
+def own_rover(tmp_path):
+    path = tmp_path / "mine.xml"
+    path.write_text(OWN_ROVER)
+    return str(path)
+
+
+def test_a_rover_of_ones_own_drives(make, own_rover):
+    env = make(10, level="two_walls", robot=own_rover, randomization={"mass_scale": (0.8, 1.2)})
+    assert mean(run_episodes(env, oracle_action, range(20)), "success") >= 0.95
+    assert mean(run_episodes(env, drive_straight, range(20)), "collision") >= 0.85
+
+
+def test_a_rover_of_ones_own_does_not_see_itself(make, own_rover):
+    seen = make(2, level="open", robot=own_rover, observations=("depth",)).reset(seed=0)[0]["depth"]
+    assert seen[seen > 0].min() > 0.25  # its antenna is 7 cm ahead of the camera
+
+
+@pytest.mark.parametrize(
+    ("part", "other", "message"),
+    [
+        ('name="forward"', 'name="ahead"', r"lacks actuators forward \(there are: spinner, turn, ahead\)"),
+        ('name="yaw" axis', 'name="heading" axis', "lacks joints yaw"),
+        ('<body name="base">', '<body name="base" pos="1 0 0">', "stand at the origin"),
+        ('type="cylinder" size="0.15 0.05"', 'type="box" size="0.1 0.1 0.1"', "must be a cylinder or a sphere"),
+        ('<body name="base">', '<body name="base"><joint name="lift"/>', "must come first, in this order"),
+    ],
+)
+def test_a_rover_that_does_not_fit_is_an_error(tmp_path, part, other, message):
+    assert part in OWN_ROVER
+    path = tmp_path / "odd.xml"
+    path.write_text(
+        OWN_ROVER.replace(part, other).replace(
+            'joint="yaw"', 'joint="heading"' if "heading" in other else 'joint="yaw"'
+        )
+    )
+    with pytest.raises(ValueError, match=message):
+        NavigationVectorEnv(robot=str(path))
 
 
 # Interfaces
@@ -443,6 +517,8 @@ def test_hydras_lists_are_welcome(make):
         ({"max_depth_m": -1.0}, ValueError, "max_depth_m must be positive"),
         ({"horizontal_fov_deg": 180.0}, ValueError, "between 0 and 180"),
         ({"layout_seeds": [-1]}, ValueError, "must not be negative"),
+        ({"robot": "rovr"}, ValueError, "did you mean 'rover'"),
+        ({"randomization": {"mas_scale": (1, 2)}}, ValueError, "unknown randomization 'mas_scale', did you mean 'mass_scale'"),
     ],
 )
 def test_bad_settings_are_errors_that_say_what_is_wrong(settings, error, message):

@@ -32,13 +32,16 @@ def world(geoms):
         </mujoco>""")
 
 
+def initial_state(model):
+    state = np.empty(mujoco.mj_stateSize(model, STATE))
+    mujoco.mj_getState(model, mujoco.MjData(model), state, STATE)
+    return state
+
+
 def look(model, renderer, size=SIZE):
-    data = mujoco.MjData(model)
-    state = np.empty((1, mujoco.mj_stateSize(model, STATE)))
-    mujoco.mj_getState(model, data, state[0], STATE)
     out = np.full((1, *size), np.nan, np.float32)
-    depth_renderer = DepthRenderer(renderer, model, "eye", size, max_frames=1, threads=1)
-    depth_renderer.render([model], state, out)
+    depth_renderer = DepthRenderer(renderer, model, ["eye"], size, max_frames=1, threads=1)
+    depth_renderer.render([model], initial_state(model)[None], [out])
     depth_renderer.close()
     return out[0]
 
@@ -76,6 +79,22 @@ def test_nothing_and_too_far_are_holes(renderer):
 def test_the_robots_own_hull_is_not_seen(renderer):
     depth = look(world('<geom type="box" size="0.1 9 9" pos="1 0 0" group="3"/>'), renderer)
     assert not depth.any()
+
+
+@RENDERERS
+def test_several_cameras_each_see_their_own(renderer):
+    model = world("""<camera name="narrow" pos="1 0 0" xyaxes="0 -1 0 0 0 1" fovy="20"/>
+                     <geom type="box" size="0.1 0.3 0.3" pos="3.1 0 0"/>""")
+    states = np.tile(initial_state(model), (3, 1))
+    wide, narrow = outs = np.full((2, 3, *SIZE), np.nan, np.float32)
+    depth_renderer = DepthRenderer(renderer, model, ["eye", "narrow"], SIZE, max_frames=3, threads=2)
+    depth_renderer.render([model] * 3, states, outs)
+    depth_renderer.close()
+    for k in range(3):
+        np.testing.assert_array_equal(wide[k], look(model, renderer))
+    np.testing.assert_allclose(wide[wide > 0], 3.0, atol=1e-3)
+    np.testing.assert_allclose(narrow[narrow > 0], 2.0, atol=1e-3)
+    assert (narrow > 0).mean() > 4 * (wide > 0).mean()
 
 
 def test_every_way_to_say_nothing_becomes_zero():

@@ -104,6 +104,16 @@ def test_every_way_to_learn_trains_and_can_be_evaluated_again(here, overrides):
     assert again["reward"] == pytest.approx(metrics(run)["evaluation"]["reward"], rel=1e-4)
 
 
+def test_a_sensor_is_what_policies_see_with_and_it_is_said(here):
+    assert train.main(["experiment=navigation", *PPO, *RANDOM, "env.sensor=stereo"]) == 0
+    run = only_run(here)
+    assert metrics(run)["made_by"]["sensor"] == "stereo"
+    assert evaluate.main([str(run.folder), "episodes=6", "first_layout=1000000", "num_envs=4"]) == 0
+    again = json.loads((run.folder / "evaluations" / "1000000-6" / "metrics.json").read_text())
+    assert again["made_by"]["sensor"] == "stereo"
+    assert again["reward"] == pytest.approx(metrics(run)["evaluation"]["reward"], rel=1e-4)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_run_can_be_resumed(here, number):
     command = [sys.executable, "-m", "defm_rl.cli", "train"]
@@ -216,6 +226,9 @@ def test_only_the_quick_start_goes_on_without_the_hub(here, no_hub, capsys):
     [
         ("env.level=two_wals", "two_walls"),
         ("env.renderer=vulkan", "egl"),
+        ("env.sensor=sterio", "did you mean 'stereo'"),
+        ("encoder.cameras=[dept]", "depth"),
+        ("algo.observations=[stat]", "did you mean 'state'"),
         ("encoder.features=[P9]", "P3"),
         ("encoder.pool=max", "columns"),
         ("encoder.name=defm_resnet19", "defm_resnet18"),

@@ -1,4 +1,4 @@
-"""A smaller learning rate for the encoder, in optimizers that SB3 makes and schedules."""
+"""A smaller learning rate for the encoder, in optimizers that trainers make and schedule."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -10,8 +10,8 @@ from torch.optim import Adam, Optimizer
 class EncoderLearningRate(Optimizer):
     """Mixin for optimizers that trains encoder parameters at a fraction of the learning rate.
 
-    SB3 hands an optimizer one flat list of parameters, and before each update sets one learning rate everywhere. So the
-    encoder's parameters are told apart by their mark `is_defm_encoder`, and the scale is applied inside `step`.
+    Trainers hand an optimizer one flat list of parameters, and before each update set one learning rate everywhere. So
+    the encoder's parameters are told apart by their mark `is_defm_encoder`, and the scale is applied inside `step`.
 
     ```python
     class EncoderSGD(EncoderLearningRate, torch.optim.SGD): ...

@@ -5,7 +5,7 @@ import torch
 from stable_baselines3.common.utils import update_learning_rate
 from torch import nn
 
-from defm_rl.sb3 import EncoderAdam, EncoderLearningRate
+from defm_rl.optimizers import EncoderAdam, EncoderLearningRate
 
 
 def parameters():

@@ -1,0 +1,247 @@
+"""Stable-Baselines3's PPO and SAC."""
+
+import pickle
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from numpy.typing import NDArray
+from stable_baselines3 import PPO, SAC
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.logger import KVWriter, Logger
+from stable_baselines3.common.preprocessing import get_flattened_obs_dim
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+from stable_baselines3.common.vec_env import VecEnv, VecNormalize
+from torch import Tensor, nn
+
+from defm_rl.experiments.config import Config, EncoderConfig, PPOConfig, SACConfig
+from defm_rl.experiments.environments import encoder_kwargs, trainable_stages
+from defm_rl.experiments.episodes import Observations, WatchEpisodes
+from defm_rl.experiments.networks import DepthCnn
+from defm_rl.experiments.progress import Curves, Progress
+from defm_rl.sb3 import DefmExtractor, EncoderAdam, FeatureProjection, GymnasiumVecEnv, VecNormalizeFeatures
+
+ALGORITHMS: dict[str, type[BaseAlgorithm]] = {"ppo": PPO, "sac": SAC}
+FEATURE_CLIP = 5.0  # standard deviations
+_MODEL, _STATISTICS = "model.zip", "statistics.pkl"  # files of a checkpoint
+
+
+class SB3Trainer:
+    """Trains with an algorithm of Stable-Baselines3.
+
+    Args:
+        config: The experiment.
+        env: Environments as the policy sees them.
+        checkpoint: A folder to go on from.
+        steps: The steps behind it.
+    """
+
+    def __init__(self, config: Config, env: WatchEpisodes, checkpoint: Path | None = None, steps: int = 0) -> None:
+        vec_env = standardize(GymnasiumVecEnv(env), config.encoder, checkpoint and checkpoint / _STATISTICS)
+        self.model = make_model(config, vec_env)
+        if checkpoint is not None:
+            self.model.set_parameters(str(checkpoint / _MODEL), device=self.model.device)
+            self.model.num_timesteps = steps
+            vec_env.seed(config.seed + steps)  # not the layouts of the first part once more
+
+    @property
+    def steps(self) -> int:
+        """Environment steps so far."""
+        return self.model.num_timesteps
+
+    @property
+    def policy(self) -> "SB3Policy":
+        """The policy as it is now."""
+        return SB3Policy(self.model, self.model.get_vec_normalize_env())
+
+    def learn(self, total_steps: int, progress: Progress) -> None:
+        """Trains up to so many steps."""
+        self.model.set_logger(Logger(None, [_ToCurves(progress.curves)]))
+        left = total_steps - self.steps
+        self.model.learn(left, _Watched(progress), reset_num_timesteps=self.steps == 0)
+
+    def save(self, folder: Path) -> None:
+        """Writes model.zip and statistics.pkl."""
+        self.model.save(folder / _MODEL)
+        statistics = self.model.get_vec_normalize_env()
+        if statistics is not None:
+            statistics.save(str(folder / _STATISTICS))
+
+
+class SB3Policy:
+    """A trained model with the feature statistics as they were at the end of training."""
+
+    def __init__(self, model: BaseAlgorithm, statistics: VecNormalize | None) -> None:
+        self.model, self.statistics = model, statistics
+
+    def act(self, observations: Observations) -> NDArray[Any]:
+        """Deterministic actions."""
+        seen: Any = dict(observations)
+        if self.statistics is not None:
+            seen = self.statistics.normalize_obs(seen)
+        return self.model.predict(seen, deterministic=True)[0]
+
+    def reset(self, dones: NDArray[np.bool_] | None = None) -> None:
+        """Nothing is remembered."""
+
+
+make_trainer = SB3Trainer
+
+
+def load_policy(config: Config, checkpoint: Path) -> SB3Policy:
+    """The policy of a checkpoint."""
+    model = ALGORITHMS[config.algo.name].load(checkpoint / _MODEL, device="auto")
+    path = checkpoint / _STATISTICS
+    return SB3Policy(model, pickle.loads(path.read_bytes()) if path.exists() else None)
+
+
+class _Watched(BaseCallback):
+    """Tells how the training goes on."""
+
+    def __init__(self, progress: Progress) -> None:
+        super().__init__()
+        self.progress = progress
+
+    def _on_step(self) -> bool:
+        return self.progress.on_step(self.num_timesteps)
+
+    def _on_rollout_end(self) -> None:
+        self.progress.on_rollout(self.num_timesteps)
+
+
+class _ToCurves(KVWriter):
+    """Hands what Stable-Baselines3 logs on."""
+
+    def __init__(self, curves: Curves) -> None:
+        self.curves = curves
+
+    def write(self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0) -> None:
+        """Logs the numbers of one step."""
+        self.curves.log({k: float(v) for k, v in key_values.items() if isinstance(v, int | float | np.number)}, step)
+
+    def close(self) -> None:
+        """Leaves the curves open: their owner closes them."""
+
+
+class ScratchCnn(BaseFeaturesExtractor):
+    """A CNN from scratch on each camera's depth, projected and put beside the vectors."""
+
+    def __init__(self, observation_space: spaces.Dict, latent_dim: int, depth_keys: Sequence[str]) -> None:
+        vectors = {key: space for key, space in observation_space.items() if key not in depth_keys}
+        width = latent_dim * len(depth_keys) + sum(map(get_flattened_obs_dim, vectors.values()))
+        super().__init__(observation_space, width)
+        self._vectors = tuple(vectors)
+        self.cnns = nn.ModuleDict()
+        for key in depth_keys:
+            cnn = DepthCnn(observation_space[key].shape[-2:])  # type: ignore[index]
+            self.cnns[key] = nn.Sequential(cnn, nn.Linear(cnn.feature_dim, latent_dim), nn.Tanh())
+
+    def forward(self, observations: dict[str, Tensor]) -> Tensor:
+        """{depth: (B, 1, H, W) metres, ..., state: (B, S), ...} to (B, latent_dim + ... + S + ...)."""
+        seen = [cnn(observations[key][:, 0]) for key, cnn in self.cnns.items()]
+        return torch.cat([*seen, *(observations[key] for key in self._vectors)], dim=1)
+
+
+def standardize(env: VecEnv, config: EncoderConfig, statistics: Path | None = None) -> VecEnv:
+    """Running standardization of encoded features: a network's channels differ in scale by orders of magnitude.
+
+    Args:
+        env: Environments whose depth is already encoded.
+        config: Says whether to.
+        statistics: A file of statistics to go on from; without it they start empty.
+    """
+    if config.kind != "defm" or config.trainable or not config.standardize:
+        return env
+    if statistics is not None:
+        return VecNormalizeFeatures.load(str(statistics), env)
+    return VecNormalizeFeatures(env, norm_obs_keys=list(config.cameras), norm_reward=False, clip_obs=FEATURE_CLIP)
+
+
+def extractor(config: EncoderConfig, image_size: tuple[int, int]) -> dict[str, Any]:
+    """The features extractor for a policy's `policy_kwargs`."""
+    if config.kind == "cnn":
+        return {
+            "features_extractor_class": ScratchCnn,
+            "features_extractor_kwargs": {"latent_dim": config.latent_dim, "depth_keys": list(config.cameras)},
+        }
+    if config.kind == "defm" and config.trainable:
+        return {
+            "features_extractor_class": DefmExtractor,
+            "features_extractor_kwargs": {
+                **encoder_kwargs(config, image_size),
+                "trainable": trainable_stages(config),
+                "depth_keys": list(config.cameras),
+            },
+            "optimizer_class": EncoderAdam,
+            "optimizer_kwargs": {"encoder_lr_scale": config.learning_rate_scale},
+        }
+    if config.kind == "defm":
+        return {
+            "features_extractor_class": FeatureProjection,
+            "features_extractor_kwargs": {"latent_dim": config.latent_dim},
+        }
+    return {}
+
+
+class LinearSchedule:
+    """A learning rate that falls linearly from `start` to `start * final_share`."""
+
+    def __init__(self, start: float, final_share: float) -> None:
+        self.start, self.final_share = start, final_share
+
+    def __call__(self, remaining: float) -> float:
+        """The rate where `remaining` of the training, from 1 to 0, is still to come."""
+        return self.start * (self.final_share + (1.0 - self.final_share) * remaining)
+
+
+def make_model(config: Config, env: VecEnv) -> BaseAlgorithm:
+    """The algorithm with its policy, on environments that `standardize` made."""
+    algo = config.algo
+    common: dict[str, Any] = {
+        "learning_rate": LinearSchedule(algo.learning_rate, algo.final_learning_rate_share),
+        "gamma": algo.gamma,
+        "batch_size": algo.batch_size,
+        "seed": config.seed,
+        "device": "auto",
+        "verbose": 0,
+    }
+    policy_kwargs = {"net_arch": list(algo.net_arch), **extractor(config.encoder, config.env.depth_size)}
+    if isinstance(algo, PPOConfig):
+        return _make_ppo(algo, env, common, policy_kwargs)
+    assert isinstance(algo, SACConfig)
+    return _make_sac(algo, env, common, policy_kwargs)
+
+
+def _make_ppo(algo: PPOConfig, env: VecEnv, common: dict[str, Any], policy_kwargs: dict[str, Any]) -> PPO:
+    return PPO(
+        "MultiInputPolicy",
+        env,
+        n_steps=algo.n_steps,
+        n_epochs=algo.n_epochs,
+        gae_lambda=algo.gae_lambda,
+        clip_range=algo.clip_range,
+        ent_coef=algo.ent_coef,
+        vf_coef=algo.vf_coef,
+        max_grad_norm=algo.max_grad_norm,
+        target_kl=algo.target_kl,
+        policy_kwargs={**policy_kwargs, "log_std_init": algo.log_std_init},
+        **common,
+    )
+
+
+def _make_sac(algo: SACConfig, env: VecEnv, common: dict[str, Any], policy_kwargs: dict[str, Any]) -> SAC:
+    return SAC(
+        "MultiInputPolicy",
+        env,
+        buffer_size=algo.buffer_size,
+        learning_starts=algo.learning_starts,
+        tau=algo.tau,
+        train_freq=algo.train_freq,
+        gradient_steps=algo.gradient_steps,
+        policy_kwargs=policy_kwargs,
+        **common,
+    )
