@@ -7,6 +7,7 @@ from defm_rl.isaaclab.sensors import KNOWN_VERSIONS, DepthCamera, as_torch
 from defm_rl.isaaclab.terms import (
     DefmDepth,
     DefmFeatures,
+    add_depth_features,
     defm_depth,
     defm_features,
     depth_image,
@@ -20,6 +21,7 @@ __all__ = [
     "DefmDepth",
     "DefmFeatures",
     "DepthCamera",
+    "add_depth_features",
     "as_torch",
     "defm_depth",
     "defm_features",

@@ -5,7 +5,7 @@ import inspect
 from collections.abc import Sequence
 from typing import Any
 
-from isaaclab.managers import EventTermCfg, ManagerTermBase, ObservationTermCfg
+from isaaclab.managers import EventTermCfg, ManagerTermBase, ObservationGroupCfg, ObservationTermCfg
 from torch import Tensor
 
 from defm_rl.depth import normalize_channels
@@ -199,6 +199,44 @@ def refresh_kinematics(env: Any, env_ids: Tensor | None) -> None:
     """Moves all bodies, and the cameras on them, to where the reset put them; see `fresh_images_after_reset`."""
     env.scene.write_data_to_sim()
     env.sim.forward()
+
+
+def add_depth_features(
+    cfg: Any,
+    camera: Any,
+    encoder: str = "defm_resnet18",
+    *,
+    name: str = "camera",
+    group: str = "depth",
+    **settings: Any,
+) -> None:
+    """Adds to an environment's configuration a camera, a group of its features, and the event against stale images.
+
+    ```python
+    class MyDepthEnvCfg(MyEnvCfg):
+        def __post_init__(self):
+            super().__post_init__()
+            add_depth_features(self, CameraCfg(...), "defm_resnet18", features="P4", pool="columns")
+    ```
+
+    Args:
+        cfg: The configuration of a manager-based environment; changed in place.
+        camera: The configuration of a camera or a ray-caster camera.
+        encoder: A published model's name.
+        name: The camera's name in the scene.
+        group: The observation group's name.
+        **settings: See `defm_features`.
+    """
+    features = ObservationGroupCfg()
+    features.features = defm_features(name, encoder, **settings)
+    setattr(cfg.scene, name, camera)
+    setattr(cfg.observations, group, features)
+    cfg.events.fresh_images = fresh_images_after_reset()
+    # Isaac Sim's renderer has to draw again, too: a setting of 3.0 and one of 2.3.
+    if hasattr(cfg, "num_rerenders_on_reset"):
+        cfg.num_rerenders_on_reset = max(1, cfg.num_rerenders_on_reset)
+    elif hasattr(cfg, "rerender_on_reset"):
+        cfg.rerender_on_reset = True
 
 
 def encode_depth(env: Any, sensor: str = "camera", encoder: str = "defm_resnet18", **params: Any) -> Tensor:

@@ -42,8 +42,23 @@ _register(
     rsl_rl=".rsl_rl:ImagePpoCfg",
     rl_games=":rl_games_image_ppo.yaml",
 )
-_register("Navigation-Dict", "navigation:NavigationDictEnvCfg", skrl=":skrl_dict_ppo.yaml")
+_register("Navigation-Dict", "navigation:NavigationDictEnvCfg", defm_skrl=":skrl_dict_ppo.yaml")
 _register("Navigation-Blind", "navigation:NavigationBlindEnvCfg", rsl_rl=".rsl_rl:VectorPpoCfg")
+
+# Isaac Lab's own tasks with a depth camera; their robots are downloaded when an environment is made.
+for _task, _cfg, _ppo in (
+    ("Velocity-Rough-AnymalD-Depth", "AnymalDRoughDepth", "StockPpoCfg"),
+    ("Navigation-AnymalC-Depth", "AnymalCNavigationDepth", "StockSymmetricPpoCfg"),
+    ("Lift-Cube-Franka-Depth", "FrankaLiftDepth", "StockPpoCfg"),
+):
+    _register(_task, f"stock:{_cfg}EnvCfg", rsl_rl=f".rsl_rl:{_ppo}")
+    _register(
+        f"{_task}-Flat",
+        f"stock:{_cfg}FlatEnvCfg",
+        rsl_rl=".rsl_rl:VectorPpoCfg",
+        sb3=".stock:sb3_ppo",
+        skrl=".stock:skrl_ppo",
+    )
 
 if importlib.util.find_spec("rl_games") is not None:
     import defm_rl.rl_games  # noqa: F401  (registers the network that the configurations name)

@@ -118,3 +118,28 @@ class VectorPpoCfg(FeaturesPpoCfg):
         self.obs_groups = {"actor": ["policy"], "critic": ["policy"]}
         self.actor.feature_groups = self.critic.feature_groups = []
         self.actor.obs_normalization = self.critic.obs_normalization = True
+
+
+@configclass
+class StockPpoCfg(FeaturesPpoCfg):
+    """PPO on features for Isaac Lab's own tasks, whose steps are shorter than our navigation's."""
+
+    def __post_init__(self) -> None:
+        """Longer horizons, wider networks, normalised vectors."""
+        self.experiment_name = "defm_stock"
+        self.max_iterations = 2000
+        self.num_steps_per_env = 24
+        self.algorithm.gamma = 0.99
+        for model in (self.actor, self.critic):
+            model.hidden_dims = [256, 128, 64]
+            model.obs_normalization = True
+
+
+@configclass
+class StockSymmetricPpoCfg(StockPpoCfg):
+    """The same where a task has nothing privileged."""
+
+    def __post_init__(self) -> None:
+        """Gives the critic what the actor has."""
+        super().__post_init__()
+        self.obs_groups = {"actor": ["policy", "depth"], "critic": ["policy", "depth"]}
