@@ -105,8 +105,11 @@ class DefmDepth(ManagerTermBase):
         params, where = _with_defaults(type(self), cfg.params), _where(cfg, env)
         self._delay = _make_delay(params["latency_steps"], env, where)
         self._normalize, self._size, self._pad_to = params["normalize"], _pair(params["size"]), params["pad_to"]
+        self._channel_axis = params["channel_axis"]
         if not self._normalize and (self._size or self._pad_to):
             raise ValueError(f"{where}: size and pad_to are for normalized channels, not for metres (normalize=False).")
+        if self._normalize and not self._channel_axis:
+            raise ValueError(f"{where}: channel_axis=False is for metres (normalize=False): there are three channels.")
         settings = CameraSettings(**{name: params[name] for name in _CAMERA_FIELDS})
         self.camera = SharedDepth.of(env).camera(env, settings, where)
 
@@ -123,6 +126,7 @@ class DefmDepth(ManagerTermBase):
         max_depth_m: float | None = None,
         latency_steps: int = 0,
         normalize: bool = True,
+        channel_axis: bool = True,
         size: int | Sequence[int] | None = None,
         pad_to: int | None = None,
     ) -> Tensor:
@@ -136,14 +140,17 @@ class DefmDepth(ManagerTermBase):
             max_depth_m: What is farther counts as not measured.
             latency_steps: How many of the policy's steps the images are old, within an episode.
             normalize: Whether to give the three standardised channels, or metres.
+            channel_axis: Whether metres are (N, 1, H, W) or (N, H, W), which Stable-Baselines3 takes for no image.
             size: Resizes the channels to this height and width (or square side).
             pad_to: Pads the channels with zeros on the right and at the bottom to a multiple of this.
 
         Returns:
-            (N, 3, H, W) channels or (N, 1, H, W) metres, float32.
+            (N, 3, H, W) channels, or (N, 1, H, W) or (N, H, W) metres, float32.
         """
         depth = self._delay(self.camera.read(), _step(env))
-        return normalize_channels(depth, self._size, self._pad_to) if self._normalize else depth[:, None]
+        if self._normalize:
+            return normalize_channels(depth, self._size, self._pad_to)
+        return depth[:, None] if self._channel_axis else depth
 
 
 def defm_features(sensor: Any = "camera", encoder: str = "defm_resnet18", **settings: Any) -> ObservationTermCfg:
@@ -182,7 +189,7 @@ def depth_image(sensor: Any = "camera", **settings: Any) -> ObservationTermCfg:
 
     Args:
         sensor: The camera's name in the scene, or a `SceneEntityCfg` of it.
-        **settings: See `defm_depth`.
+        **settings: See `defm_depth`. For Stable-Baselines3 pass `channel_axis=False`: it refuses float images.
     """
     return defm_depth(sensor, normalize=False, **settings)
 

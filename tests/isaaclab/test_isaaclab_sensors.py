@@ -138,7 +138,10 @@ def test_ray_casters_see_what_the_camera_sees(all_sensors, name, data_type):
     camera = DepthCamera(all_sensors.scene.sensors, "camera").read()
     caster = DepthCamera(all_sensors.scene.sensors, name, data_type=data_type).read()
     assert caster.isfinite().all()
-    # The simple ray caster knows the ground alone, which fills the bottom row.
-    rows = slice(None) if name == "meshes" else slice(-1, None)
+    if name == "rays":  # which know one mesh, here the ground: it fills the bottom row
+        camera, caster = camera[:, -1], caster[:, -1]
+    else:  # for targets that do not move, Isaac Lab takes the first environment's alone
+        camera, caster = camera[0], caster[0]
     near = camera < 15  # farther away, pixels hit the ground at grazing angles
-    torch.testing.assert_close(caster[:, rows][near[:, rows]], camera[:, rows][near[:, rows]], atol=1e-2, rtol=1e-2)
+    torch.testing.assert_close(caster[near], camera[near], atol=1e-2, rtol=1e-2)
+    assert near.float().mean() > 0.5

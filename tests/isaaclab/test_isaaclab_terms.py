@@ -133,11 +133,13 @@ def test_history_holds_the_last_features_and_none_of_the_episode_before(wall):
 
 
 def test_features_from_a_rollout_in_inference_mode_and_outside_it(wall):
+    term = DefmFeatures(defm_features("camera", max_depth_m=50.0, latency_steps=1, **ENCODER), wall)
     with torch.inference_mode():
-        place(wall, 0.3)
-        hold(wall)
+        term(wall)
     place(wall, 0.6)
-    features = hold(wall)[0]["features"]
+    hold(wall)
+    term.reset(torch.tensor([1], dtype=torch.int32))
+    features = term(wall)
     assert not features.is_inference()
     torch.nn.Linear(features.shape[1], 1)(features).sum().backward()
 
@@ -174,6 +176,14 @@ def test_bad_input_of_the_image_term_is_an_error_at_construction(wall):
         DefmDepth(depth_image("camera", size=16), wall)
     with pytest.raises(ValueError, match=r"params\.sensor"):
         DefmDepth(defm_depth("rover"), wall)
+    with pytest.raises(ValueError, match="params: channel_axis"):
+        DefmDepth(defm_depth("camera", channel_axis=False), wall)
+
+
+def test_metres_come_with_or_without_an_axis_for_the_channel(wall):
+    with_axis, without = (DefmDepth(depth_image("camera", channel_axis=axis), wall)(wall) for axis in (True, False))
+    assert with_axis.shape == (NUM_ENVS, 1, *IMAGE)
+    torch.testing.assert_close(with_axis[:, 0], without)
 
 
 def test_the_error_names_the_groups_and_the_terms_name(wall):

@@ -63,6 +63,8 @@ def rsl_rl_runner(env, agent, log_dir, change=None):
     cfg = load_cfg_from_registry(env.unwrapped.spec.id, f"rsl_rl{agent}_cfg_entry_point")
     cfg.device, cfg.num_steps_per_env, cfg.max_iterations = "cpu", STEPS, 2
     cfg.algorithm.num_learning_epochs = 1
+    if hasattr(cfg.algorithm, "gradient_length"):
+        cfg.algorithm.gradient_length = 2
     if change:
         change(cfg)
     cfg = handle_deprecated_rsl_rl_cfg(cfg, importlib.metadata.version("rsl-rl-lib"))

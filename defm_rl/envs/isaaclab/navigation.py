@@ -141,8 +141,8 @@ class DictCfg(StateCfg):
     """State and image side by side."""
 
     concatenate_terms: bool = False
-    # The bounds are for trainers that ask for the space: Stable-Baselines3 refuses images without any.
-    depth = depth_image("camera", clip=(0.0, _MAX_DEPTH_M))
+    # Stable-Baselines3 would take (1, H, W) for a colour image, and refuse it as not normalised.
+    depth = depth_image("camera", channel_axis=False)
 
 
 @configclass
