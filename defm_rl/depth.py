@@ -112,7 +112,8 @@ def as_depth(depth: DepthImages, unit: str = "m", *, check_values: bool | None =
             or more where `unit` is "mm".
         unit: "m" or "mm".
         check_values: Refuse depth in which everything is negative. By default on the CPU only: elsewhere the check
-            would wait for the device.
+            would wait for the device. Where frames come one after the other, one without any valid pixel is no mistake
+            but an image of holes: pass False.
 
     Returns:
         (B, H, W), float32, metres, on the device of `depth`. Shares memory with `depth` where nothing had to change.
@@ -204,7 +205,8 @@ def target_size(height: int, width: int, size: Size | None = None, multiple_of: 
 class DepthScaleMonitor:
     """Warns once when a camera that should see metres has sent many frames and none ever exceeded 1.0.
 
-    Frames without any depth do not count. Once a pixel was beyond 1 m, or the warning was given, it looks no more.
+    Or when none had anything but negative depth and holes. Empty frames do not count. Once a pixel was beyond 1 m, or a
+    warning was given, it looks no more.
 
     Args:
         frames: Number of frames to wait for.
@@ -215,17 +217,28 @@ class DepthScaleMonitor:
         self.frames = frames
         self.done = False
         self._seen = 0
+        self._negative = 0
 
     def update(self, depth: Tensor) -> None:
         """Watch a batch of depth images, (B, H, W), metres; a `ScaleWarning` comes where they look normalised."""
         if self.done or _is_traced():
             return
-        peaks = depth.detach().flatten(1).nan_to_num(nan=0.0, posinf=0.0, neginf=0.0).amax(1)
+        pixels = depth.detach().flatten(1).nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
+        peaks = pixels.amax(1)
         if bool((peaks > 1.0).any()):
             self.done = True
             return
         self._seen += int((peaks > 0).sum())
-        if self._seen >= self.frames:
+        self._negative += int(((peaks <= 0) & (pixels.amin(1) < 0)).sum())
+        if self._seen == 0 and self._negative >= self.frames:
+            self.done = True
+            warnings.warn(
+                f"{self._negative} depth images held nothing but negative values and holes: flip the sign if the "
+                "camera looks along its negative z axis. Until then they all count as empty.",
+                ScaleWarning,
+                stacklevel=2,
+            )
+        elif self._seen >= self.frames:
             self.done = True
             warnings.warn(
                 f"no pixel exceeded 1.0 in {self._seen} depth images: they look scaled to [0, 1], not in metres. "

@@ -11,7 +11,7 @@ from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 from torch import Tensor
 
-from defm_rl.depth import MAX_DEPTH_M, DepthScaleMonitor
+from defm_rl.depth import MAX_DEPTH_M, DepthScaleMonitor, as_depth
 from defm_rl.encoders import DepthEncoder
 from defm_rl.observations import (
     DepthTransform,
@@ -231,8 +231,9 @@ class SimulateSensor(VectorWrapper):
             camera, arrays = self.cameras[key], by_key[key]
             if len(envs):
                 depth = torch.from_numpy(np.require(arrays[envs], requirements=["C", "W"]))
-                images = check_depth(layout.images(depth), self._unit).to(camera.device)
+                images = as_depth(layout.images(depth), self._unit, check_values=False)
                 self._monitor.update(images)
+                images = check_depth(images.clamp(min=0.0)).to(camera.device)
                 everyone = len(envs) == self.num_envs
                 seen = self._as_given(camera(images, None if everyone else torch.from_numpy(envs)), arrays)
                 shown = np.empty_like(arrays) if everyone else self._shown[key].copy()

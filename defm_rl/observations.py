@@ -10,7 +10,7 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 from torch import Tensor
 
-from defm_rl.depth import DepthScaleMonitor, as_depth, normalize_depth
+from defm_rl.depth import DepthScaleMonitor, as_depth, normalize_channels
 from defm_rl.encoders import DepthEncoder
 
 Observation = NDArray[Any] | dict[str, NDArray[Any]]
@@ -152,7 +152,7 @@ class DepthTransform:
 
     def _watched(self, images: Tensor) -> Tensor:
         if not self._monitor.done:
-            self._monitor.update(as_depth(images, self._unit))
+            self._monitor.update(as_depth(images, self._unit, check_values=False))
         return self._function(images)
 
 
@@ -226,7 +226,7 @@ class NormalizingTransform(DepthTransform):
         super().__init__(
             space,
             depth_keys,
-            lambda images: normalize_depth(images, size, unit=unit, dtype=torch_dtype),
+            lambda images: normalize_channels(as_depth(images, unit, check_values=False), size, dtype=torch_dtype),
             # The channels lie between (0 - mean) / std and (1 - mean) / std: -1.83 to 5.39.
             lambda shape: spaces.Box(-2.0, 6.0, shape, dtype),
             unit,

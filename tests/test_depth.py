@@ -345,3 +345,20 @@ class TestScaleMonitor:
         monitor = DepthScaleMonitor(frames=4)
         with pytest.warns(ScaleWarning):
             monitor.update(torch.rand(4, 8, 8).where(torch.eye(8) == 0, math.inf))
+
+    def test_warns_of_depth_with_the_wrong_sign_once_it_is_not_a_single_frame(self) -> None:
+        monitor = DepthScaleMonitor(frames=4)
+        backwards = -5 * torch.rand(3, 8, 8)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            monitor.update(backwards)
+        with pytest.warns(ScaleWarning, match="flip the sign"):
+            monitor.update(backwards)
+        assert monitor.done
+
+    def test_invalid_frames_among_others_are_no_wrong_sign(self) -> None:
+        monitor = DepthScaleMonitor(frames=4)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            monitor.update(torch.full((3, 8, 8), 0.5))
+            monitor.update(torch.full((10, 8, 8), -1.0))

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 from fake_envs import ENCODER, IMAGE, vector_env
-from gymnasium.vector import AutoresetMode
+from gymnasium.vector import AutoresetMode, VectorObservationWrapper
 
 from defm_rl import DepthEncoder, normalize_depth
-from defm_rl.gymnasium import EncodeDepth, NormalizeDepth
+from defm_rl.gymnasium import EncodeDepth, NormalizeDepth, SimulateSensor
 
 MODES = list(AutoresetMode)
 
@@ -86,3 +86,20 @@ def test_observations_are_fresh_arrays(encoder):
 def test_settings_of_an_encoder_that_is_made_already_are_refused(encoder):
     with pytest.raises(ValueError, match="too late: pool"):
         EncodeDepth(vector_env(), encoder, pool="mean")
+
+
+@pytest.mark.parametrize("wrap", [EncodeDepth, NormalizeDepth, SimulateSensor])
+def test_a_frame_without_a_valid_pixel_is_one_of_holes(encoder, wrap):
+    """Cameras write -1 where they see nothing, and a robot that stands before a wall sees nothing at all."""
+
+    class Blinded(VectorObservationWrapper):
+        def observations(self, observations):
+            return {**observations, "depth": np.full_like(observations["depth"], self.value)}
+
+    env = Blinded(vector_env(episode_steps=99, mode=AutoresetMode.NEXT_STEP))
+    settings = {"encoder": encoder} if wrap is EncodeDepth else {}
+    wrapped = wrap(env, **settings)
+    env.value = 0.0
+    holes = wrapped.reset(seed=0)[0]["depth"]
+    env.value = -1.0
+    np.testing.assert_array_equal(wrapped.step(np.zeros((2, 2)))[0]["depth"], holes)

@@ -140,15 +140,13 @@ class DepthEncoder(nn.Module):
 
         Args:
             depth: Depth in the encoder's unit, as `normalize_depth` takes it: (B, H, W), (B, 1, H, W), (B, H, W, 1).
+                Negative values are holes here, also where there are no others.
 
         Returns:
             (B, feature_dim) in the network's dtype (float32 unless it was cast; under autocast, too), with a gradient
             graph only through what is trained.
         """
-        depth = as_depth(depth, self.unit)
-        if depth.device != self.device:
-            depth = depth.to(self.device)
-        return self._eager(depth)
+        return self._eager(self._images(depth))
 
     def encode(self, depth: Tensor | np.ndarray, *, chunk: int = 1024) -> Tensor:
         """Features without gradients, the fast way: what a frozen encoder does once per frame.
@@ -161,9 +159,7 @@ class DepthEncoder(nn.Module):
             (B, feature_dim) in the network's dtype.
         """
         with torch.no_grad():
-            depth = as_depth(depth, self.unit)
-            if depth.device != self.device:
-                depth = depth.to(self.device)
+            depth = self._images(depth)
             run: Callable[[Tensor], Tensor] = self._eager
             if self.frozen and depth.device.type == "cpu":
                 if self._runner is None:
@@ -175,8 +171,7 @@ class DepthEncoder(nn.Module):
 
     def maps(self, depth: Tensor | np.ndarray) -> EncoderOutput:
         """What the network gives before any pooling, for looking at and for heads of one's own."""
-        depth = as_depth(depth, self.unit).to(self.device)
-        return self._raw(self._normalized(depth))
+        return self._raw(self._normalized(self._images(depth)))
 
     def unfreeze(self, trainable: str | Sequence[str]) -> list[nn.Parameter]:
         """Makes (more of) the network trainable.
@@ -275,6 +270,11 @@ class DepthEncoder(nn.Module):
     @property
     def _uses_bifpn(self) -> bool:
         return self.bifpn and self.card.family != "vit" and any(name != "global" for name in self.features)
+
+    def _images(self, depth: Tensor | np.ndarray) -> Tensor:
+        # On a robot and in a rollout, a frame without any valid pixel is one of holes, and no reason to stop.
+        images = as_depth(depth, self.unit, check_values=False)
+        return images if images.device == self.device else images.to(self.device)
 
     def _eager(self, depth: Tensor) -> Tensor:
         return self._pooled(self._normalized(depth))

@@ -38,6 +38,8 @@ def _git_commit() -> str | None:
     """The commit, with "+changes" where the working tree differs from it; None outside a checkout."""
     folder = Path(__file__).resolve().parent
     try:
+        # A package that is installed below a user's own repository is none of its files.
+        _git(folder, "ls-files", "--error-unmatch", Path(__file__).name)
         commit = _git(folder, "rev-parse", "HEAD")
         changed = _git(folder, "status", "--porcelain", "--untracked-files=no")
     except (OSError, subprocess.SubprocessError):

@@ -310,7 +310,7 @@ class DepthEncoding(nn.Module):
             features: Tensor = self.encoder(images)
             return features
         if not self._monitor.done:
-            self._monitor.update(as_depth(images, self.encoder.unit))
+            self._monitor.update(as_depth(images, self.encoder.unit, check_values=False))
         return self.encoder.encode(images) if self.encoder.frozen else self.encoder(images)
 
 

@@ -82,7 +82,7 @@ class DefmExtractor(BaseFeaturesExtractor):
         if _traced():
             return self._features(depth)
         if not self._monitor.done:
-            self._monitor.update(as_depth(depth, self.encoder.unit))
+            self._monitor.update(as_depth(depth, self.encoder.unit, check_values=False))
         if not self.training:
             return self._features(depth)
         # Recurrent policies train on sequences padded with zeros: all empty images share one encoding.

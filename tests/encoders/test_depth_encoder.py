@@ -336,6 +336,16 @@ def test_every_way_to_hand_over_depth_gives_the_same_features(depth):
     )
 
 
+@pytest.mark.parametrize("trainable", ["none", "all"])
+def test_an_image_without_a_valid_pixel_is_one_of_holes(trainable):
+    encoder = make(trainable=trainable)
+    holes, negative = torch.zeros(1, 32, 32), torch.full((1, 32, 32), -1.0)
+    assert torch.equal(encoder(negative), encoder(holes))
+    assert torch.equal(encoder.encode(negative), encoder.encode(holes))
+    with pytest.raises(ValueError, match="only negative"):
+        normalize_depth(negative)
+
+
 def test_a_resize_sets_the_size_that_the_network_sees(depth):
     encoder = make(features="P3", pool="columns", size=(32, 64), bifpn=False)
     assert encoder.feature_dim == encoder.card.channels["P3"] * 8

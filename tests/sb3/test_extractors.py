@@ -286,3 +286,12 @@ def test_depth_that_looks_normalised_gets_one_warning():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         extractor(torch.rand(300, 1, 32, 32))
+
+
+@pytest.mark.parametrize("mode", [False, True])
+def test_a_frame_without_a_valid_pixel_is_one_of_holes(mode):
+    extractor = DefmExtractor(vec_env(box=True).observation_space, **ENCODER).train(mode)
+    depth = torch.rand(3, 1, 32, 32) * 5
+    depth[0], depth[1] = -1.0, 0.0
+    features = extractor(depth[:1]), extractor(depth)
+    torch.testing.assert_close(features[0], features[1][1:2])

@@ -54,7 +54,8 @@ def encoder_report():
     )
     facts = {
         "encoder": "defm_resnet18", "task": "Navigation-v0, boxes", "weights": "random", "sha256": "cd" * 32,
-        "features": ["P4"], "channels": 8, "frames": 16, "image_size": [24, 48], "cameras": cameras, "nearest_to_recorded": "stereo",
+        "features": ["P4"], "channels": 8, "frames": 16,
+        "image_size": [24, 48], "cameras": cameras, "nearest_to_recorded": "stereo",
     }  # fmt: skip
     picture = np.zeros((6, 12, 3), np.uint8)
     return EncoderReport(facts, [Pair("ideal", picture, picture, 0.01)], 4.2)
