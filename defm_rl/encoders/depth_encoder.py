@@ -80,7 +80,9 @@ class DepthEncoder(nn.Module):
     ) -> None:
         super().__init__()
         if network is not None and trainable != "none":
-            raise ValueError("A network that is shared cannot be trained: leave out network=, or pass trainable='none'.")
+            raise ValueError(
+                "A network that is shared cannot be trained: leave out network=, or pass trainable='none'."
+            )
         self.encoder_name = encoder
         self.net = network or load_encoder(encoder, weights, revision=revision, cache_dir=cache_dir, seed=seed)
         self.provenance: WeightsInfo = self.net.provenance
@@ -254,7 +256,7 @@ class DepthEncoder(nn.Module):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         """What `to`, `half` and their like go through: graphs hold the weights as they were before."""
         self._runner = None
-        return super()._apply(fn, recurse)
+        return super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_runner": None}  # threads and compiled graphs are not copied

@@ -1,7 +1,7 @@
 """Isaac Lab's own tasks with a depth camera: ANYmal on rough terrain and to a pose, Franka lifting a cube.
 
-Each is the stock configuration, less what its policy could not know on a real robot, plus a camera and what DeFM makes of
-its image. The robots' files are downloaded by Isaac Lab when an environment is made.
+Each is the stock configuration, less what its policy could not know on a real robot, plus a camera and what DeFM makes
+of its image. The robots' files are downloaded by Isaac Lab when an environment is made.
 """
 
 import math
@@ -18,7 +18,7 @@ from isaaclab_tasks.utils.presets import MultiBackendRendererCfg
 
 from defm_rl.isaaclab import add_depth_features
 
-_FEATURES = {"features": "P3", "grid": [2, 8], "bifpn": False}
+_FEATURES: dict[str, Any] = {"features": "P3", "grid": [2, 8], "bifpn": False}
 _ENCODER = "defm_regnet_y_400mf"
 
 
