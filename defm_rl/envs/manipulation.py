@@ -24,8 +24,9 @@ _TIMESTEP_S = 0.01
 _UPDATES = 2  # times a control step that joint targets are computed anew
 _DAMPING = 0.05  # of the least squares; the arm slows down near singular poses rather than swing
 _POSTURE_GAIN = 0.1  # share of the way back to the home posture that the redundant joint takes at every update
+_FINGER_GAIN = 4  # fingers move at full speed from a quarter of full action on
 _MAX_JOINT_SPEED_RAD_S = 2.175  # the Panda's slower joints
-# Bounds of poses of the gripper: x, y, z (m) of the point between the finger tips and the turn about the vertical (rad).
+# Bounds of the gripper's pose: x, y, z (m) of the point between the finger tips and the turn about the vertical (rad).
 # At its lowest the finger tips are on the table; half a turn is enough, as the gripper is symmetrical.
 _WORKSPACE = ((0.3, -0.3, 0.012, -1.75), (0.7, 0.3, 0.45, 1.75))
 _STARTS = ((0.45, -0.1, 0.17, -0.3), (0.55, 0.1, 0.23, 0.3))
@@ -66,13 +67,16 @@ class ManipulationConfig:
         threads: Threads for physics and rendering; None for one per CPU.
         max_episode_steps: Control steps before an episode is cut off; None for the level's.
         control_step_s: Seconds between two actions.
+        ready_share: Share of episodes that begin with the open gripper around an object or just above it. A curriculum:
+            teachers learn to close it before they have learned to get there.
         max_step_m: How far action 1 moves the gripper in one step, along each axis.
         max_turn_rad: How far action 1 turns the gripper in one step.
         finger_speed_m_s: How fast each finger moves.
         lift_height_m: How high an object must be lifted.
         hold_s: How long it must stay up there.
         reach_reward: Reward for bringing the gripper from far away to an object's centre.
-        grasp_reward: Reward for having both fingers touch an object.
+        align_reward: Reward for turning the gripper so that an object is 2 cm narrower between the fingers.
+        grasp_reward: Reward for closing the gripper around an object, and again for having both fingers touch it.
         lift_reward: Reward for lifting an object to the height.
         step_penalty: Taken from the reward at every step.
         lost_penalty: Taken from the reward when an object leaves the gripper's reach, which ends the episode.
@@ -85,20 +89,22 @@ class ManipulationConfig:
     robot: str = "arm"
     observations: tuple[str, ...] = ("depth", "state")
     depth_size: tuple[int, int] = (64, 64)
-    camera_position_m: tuple[float, float, float] = (1.1, 0.0, 0.5)
-    camera_target_m: tuple[float, float, float] = (0.48, 0.0, 0.05)
+    camera_position_m: tuple[float, float, float] = (0.95, 0.0, 0.35)
+    camera_target_m: tuple[float, float, float] = (0.5, 0.0, 0.04)
     vertical_fov_deg: float = 40.0
     max_depth_m: float = 2.0
     renderer: str = "auto"
     threads: int | None = None
     max_episode_steps: int | None = None
     control_step_s: float = 0.1
+    ready_share: float = 0.0
     max_step_m: float = 0.04
     max_turn_rad: float = 0.25
     finger_speed_m_s: float = 0.05
     lift_height_m: float = 0.1
     hold_s: float = 0.5
     reach_reward: float = 1.0
+    align_reward: float = 0.25
     grasp_reward: float = 1.0
     lift_reward: float = 2.0
     step_penalty: float = 0.02
@@ -125,6 +131,8 @@ class ManipulationConfig:
         ):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+        if not 0 <= self.ready_share <= 1:
+            raise ValueError(f"ready_share must lie between 0 and 1, got {self.ready_share}")
         if np.allclose(self.camera_position_m[:2], self.camera_target_m[:2]):
             raise ValueError(
                 "camera_position_m and camera_target_m must be apart, seen from above, or the image has no upper side; "
@@ -151,17 +159,19 @@ class ManipulationVectorEnv(MujocoVectorEnv):
     angular velocity (3, in 5 rad/s), half extents (3, in 0.05 m), one-hot shape (4, as `SHAPES`), mass (in 0.1 kg),
     sliding friction, which fingers touch it (2), lifted height (in 0.1 m).
 
-    Action (5): movement of the gripper's commanded pose along x, y, z (the base's axes) and about the vertical, and the
-    gripper's opening, all from -1 to 1. The gripper points down, and its command never runs farther ahead of it than
+    Action (5): movement of the gripper's commanded pose along x, y, z (the base's axes) and about the vertical, and of
+    the fingers (positive opens), all from -1 to 1. The gripper points down, and its command never runs farther ahead of it than
     one step. Damped least squares turn the command into joint targets, which servos follow, so that exploration is
     straight in the space in which the task is simple while joint limits, torques and lags remain those of an arm. The
-    gripper opens for 0 and above, so that an untrained policy approaches with open fingers, and is shut at -1.
+    fingers move at full speed from a quarter of full action on, so that closing them does not take a rare run of large
+    actions.
 
-    Reward: the gain in a potential since the last step (nearness to an object + both fingers touching it + its height),
-    minus a little for every step; a penalty for an object that leaves the gripper's reach and a reward for success,
-    both of which end the episode. In clutter any object counts. At the end info reports `success`, `failure` ("",
-    "drop": an object was lifted and fell again, "lost": one left the gripper's reach, "timeout"), `lift_height_m` (the
-    highest object's, at the end), `time_to_success_s` (NaN without success), `steps` and `layout_seed`.
+    Reward: the gain in a potential since the last step (nearness to an object, along a funnel that leads down to it,
+    how narrow it is between the fingers, closing them there, both touching it, its height), minus a little for every
+    step; a penalty for an object that leaves the gripper's reach and a reward for success, both of which end the
+    episode. In clutter any object counts. At the end info reports `success`, `failure` ("", "drop": an object was
+    lifted and fell again, "lost": one left the gripper's reach, "timeout"), `lift_height_m` (the highest object's, at
+    the end), `time_to_success_s` (NaN without success), `steps` and `layout_seed`.
 
     Args:
         num_envs: Number of arms, each with a table of its own.
@@ -223,6 +233,8 @@ class ManipulationVectorEnv(MujocoVectorEnv):
         objects = self.level.num_objects
         self._objects: list[list[Object]] = [[] for _ in range(num_envs)]
         self._constants = np.zeros((num_envs, objects, 9))  # of the objects, as a teacher is told them
+        self._half_extents_m = np.zeros((num_envs, objects, 3))
+        self._round = np.zeros((num_envs, objects), bool)
         self._rest_height_m = np.zeros((num_envs, objects))
         self._targets = np.zeros((num_envs, 4))  # poses that the grippers are on their way to
         self._reach = np.array([*[self.config.max_step_m] * 3, self.config.max_turn_rad])
@@ -266,7 +278,7 @@ class ManipulationVectorEnv(MujocoVectorEnv):
 
     @property
     def gripper_poses(self) -> Floats:
-        """Where the grippers are now: (num_envs, 4), the point between the finger tips in metres, the yaw in radians."""
+        """Where the grippers are now: (num_envs, 4), the point between the finger tips (m) and the yaw (rad)."""
         return self._gripper_poses(np.arange(self.num_envs))
 
     @property
@@ -284,13 +296,22 @@ class ManipulationVectorEnv(MujocoVectorEnv):
             self._objects[i] = draw_scene(self.level, seed)
             for k, thing in enumerate(self._objects[i]):
                 self._place_object(i, k, thing)
-            rng = np.random.default_rng([seed, 2])
-            starts[row] = rng.uniform(*_STARTS)
+            starts[row] = self._draw_start(np.random.default_rng([seed, 2]), self._objects[i])
         self._batch.set_const(ids)
         self._pose_arm(ids, starts)
         self._highest_m[ids] = self._held_s[ids] = 0
         self._success[ids] = self._lost[ids] = False
         self._potential[ids], self._lift_m[ids] = self._progress(ids)
+
+    def _draw_start(self, rng: np.random.Generator, objects: list[Object]) -> Floats:
+        """Where a gripper begins: somewhere above the middle, or ready to grasp the first object."""
+        start = rng.uniform(*_STARTS)
+        if rng.random() < self.config.ready_share:
+            thing = objects[0]
+            start[:2] = thing.position[:2] + rng.uniform(-0.004, 0.004, 2)
+            start[2] = thing.position[2] + rng.uniform(0.0, 0.08)
+            start[3] = (thing.yaw + np.pi / 2) % np.pi - np.pi / 2
+        return start
 
     def _place_object(self, i: int, k: int, thing: Object) -> None:
         fields, geoms = self._fields, self._geoms[k]
@@ -314,6 +335,8 @@ class ManipulationVectorEnv(MujocoVectorEnv):
         fields["body_inertia"][i, self._bodies[k]] = thing.inertia
 
         self._qpos[i, self._object_qpos[k]] = *thing.position, np.cos(thing.yaw / 2), 0, 0, np.sin(thing.yaw / 2)
+        self._half_extents_m[i, k] = thing.half_extents
+        self._round[i, k] = thing.shape in ("cylinder", "ellipsoid")
         self._rest_height_m[i, k] = thing.position[2]
         shape, friction = np.array(SHAPES) == thing.shape, fields["geom_friction"][i, geoms[0], 0]
         self._constants[i, k] = *thing.half_extents, *shape, thing.mass_kg, friction
@@ -350,10 +373,10 @@ class ManipulationVectorEnv(MujocoVectorEnv):
         here, reach = self._gripper_poses(ids), self._reach
         targets = np.clip(self._targets[ids] + actions[:, :4] * reach, here - reach, here + reach)
         self._targets[ids] = targets = np.clip(targets, *_WORKSPACE)
-        opening = self._actuator_length[ids, self._gripper]
-        wanted = self._shut + self._stroke * np.clip(1 + actions[:, 4], 0, 1)
-        way = config.finger_speed_m_s * config.control_step_s
-        self._ctrl[ids, self._gripper] = np.clip(wanted, opening - way, opening + way)
+        way_m = config.finger_speed_m_s * config.control_step_s * np.clip(_FINGER_GAIN * actions[:, 4], -1, 1)
+        self._ctrl[ids, self._gripper] = np.clip(
+            self._actuator_length[ids, self._gripper] + way_m, self._shut, self._shut + self._stroke
+        )
         substeps = max(1, round(config.control_step_s / _UPDATES / _TIMESTEP_S))
         arm_qpos = np.ix_(ids, self._arm_qpos)
         for _ in range(_UPDATES):
@@ -390,6 +413,11 @@ class ManipulationVectorEnv(MujocoVectorEnv):
         rotation = self._site_mat[ids, self._pinch]
         return np.column_stack([self._site_pos[ids, self._pinch], np.arctan2(rotation[:, 3], rotation[:, 0])])
 
+    def _opening(self, ids: Ids) -> Floats:
+        """How far grippers are open, from 0 to 1: (n,)."""
+        opening: Floats = (self._actuator_length[ids, self._gripper] - self._shut) / self._stroke
+        return opening
+
     def _progress(self, ids: Ids) -> tuple[Floats, Floats]:
         """What has been achieved: the potential that rewards come from, and the highest object's height, each (n,)."""
         config = self.config
@@ -401,9 +429,20 @@ class ManipulationVectorEnv(MujocoVectorEnv):
         distance = np.hypot(aside, offset[..., 2] - above)
         held = self._touches(ids).all(axis=2)
         lift_m = positions[:, :, 2] - self._rest_height_m[ids]
-        potential = config.reach_reward * (1 - np.tanh(5 * distance)) + config.grasp_reward * held
+        potential = config.reach_reward * (1 - np.tanh(5 * distance))
+        potential -= config.align_reward * self._excess_width_m(ids) / 0.02
+        potential += config.grasp_reward * held
         potential += config.lift_reward * np.clip(lift_m / config.lift_height_m, 0, 1)
         return potential.max(axis=1), lift_m.max(axis=1)
+
+    def _excess_width_m(self, ids: Ids) -> Floats:
+        """How much wider objects are along the line on which the fingers close than they need be: (n, k)."""
+        closing = self._site_mat[ids, self._pinch].reshape(-1, 3, 3)[:, None, None, :, 1]
+        axes = self._body_mat[ids][:, self._bodies].reshape(len(ids), -1, 3, 3)
+        extents = np.abs(closing @ axes).squeeze(2) * self._half_extents_m[ids]
+        half = np.where(self._round[ids], np.linalg.norm(extents, axis=2), extents.sum(axis=2))
+        narrowest: Floats = self._half_extents_m[ids, :, :2].min(axis=2)
+        return 2 * np.maximum(half - narrowest, 0)
 
     def _touches(self, ids: Ids) -> NDArray[np.bool_]:
         """Which objects touch which finger: (n, k, 2)."""
@@ -417,8 +456,8 @@ class ManipulationVectorEnv(MujocoVectorEnv):
         away = np.abs(positions[:, :, :2] - ((x_low + x_high) / 2, (y_low + y_high) / 2))
         beyond = (away > (x_high - x_low, y_high - y_low)).any(axis=2)
         height_m = positions[:, :, 2] - self._rest_height_m[ids]
-        lost: NDArray[np.bool_] = (beyond & (height_m < _LYING_M)) | (positions[:, :, 2] < -0.02)
-        return lost.any(axis=1)
+        lost = (beyond & (height_m < _LYING_M)) | (positions[:, :, 2] < -0.02)
+        return np.any(lost, axis=1)
 
     # Observing
 
@@ -428,13 +467,12 @@ class ManipulationVectorEnv(MujocoVectorEnv):
         return np.clip(values, space.low, space.high, dtype=np.float32)
 
     def _measured(self, ids: Ids) -> Floats:
-        opening = (self._actuator_length[ids, self._gripper] - self._shut) / self._stroke
         axes = self._site_mat[ids, self._pinch].reshape(-1, 3, 3)[:, :, :2]
         return np.concatenate(
             [
                 self._qpos[np.ix_(ids, self._arm_qpos)] - self._home[self._arm_qpos],
                 self._qvel[np.ix_(ids, self._arm_dofs)],
-                opening[:, None],
+                self._opening(ids)[:, None],
                 (self._site_pos[ids, self._pinch] - _ORIGIN_M) / _SCALE_M,
                 axes.transpose(0, 2, 1).reshape(-1, 6),
                 (self._targets[ids] - self._gripper_poses(ids)) / self._reach,
@@ -570,7 +608,7 @@ def _build_model(config: ManipulationConfig, num_objects: int) -> Any:
     visual.map.znear, visual.map.zfar = 0.01, config.max_depth_m
     # Boxes of two triangles a side: the default of sixteen times as many costs twice the drawing time.
     visual.quality.numquads = 1
-    visual.headlight.ambient = (0.4, 0.4, 0.4)
+    visual.headlight.ambient = (0.5, 0.5, 0.5)
 
     low, high = np.array(_TABLE_M)
     spec.worldbody.add_geom(
@@ -578,7 +616,7 @@ def _build_model(config: ManipulationConfig, num_objects: int) -> Any:
         type=mujoco.mjtGeom.mjGEOM_BOX,
         size=[*(high - low) / 2, 0.02],
         pos=[*(high + low) / 2, -0.02],
-        rgba=[0.6, 0.5, 0.4, 1],
+        rgba=[0.78, 0.7, 0.6, 1],
         contype=0,
         conaffinity=3,
     )
@@ -595,7 +633,7 @@ def _build_model(config: ManipulationConfig, num_objects: int) -> Any:
     for k in range(num_objects):
         _add_object(spec, k)
     _add_camera(spec, "depth", config.camera_position_m, config.camera_target_m, config.vertical_fov_deg)
-    _add_camera(spec, "top", (1.35, -0.75, 0.75), (0.3, 0, 0.2), 45)
+    _add_camera(spec, "top", (1.25, -0.7, 0.6), (0.33, 0, 0.22), 42)
     return spec.compile()
 
 

@@ -67,7 +67,7 @@ class Level:
     Attributes:
         name: How it is asked for.
         num_objects: Objects on the table.
-        shapes: What they may be; "cube" is a box of 5 cm.
+        shapes: What they may be; "cube" is a box of 4 cm.
         max_episode_steps: Control steps before an episode is cut off.
     """
 
@@ -129,7 +129,7 @@ def _draw_object(rng: np.random.Generator, shape: str) -> Object:
     # Every shape is narrow enough in y (below 7 cm) for a gripper that opens 8 cm, and low enough to be held at its
     # middle without touching the palm.
     if shape == "cube":
-        half_sizes[0] = 0.025
+        half_sizes[0] = 0.02
     elif shape == "box":
         half_sizes[0] = rng.uniform((0.015, 0.012, 0.015), (0.05, 0.03, 0.04))
     elif shape == "cylinder":
@@ -161,7 +161,7 @@ def _draw_object(rng: np.random.Generator, shape: str) -> Object:
     )
 
 
-# Of solids with half extents a, b, c: the volume over abc, and the mean square of each coordinate over its half extent's.
+# Of solids with half extents a, b, c: the volume over abc; the mean square of each coordinate over its half extent's.
 _VOLUME = {"cube": 8.0, "box": 8.0, "cylinder": 2 * np.pi, "ellipsoid": 4 * np.pi / 3, "hammer": 8.0}
 _GYRATION = {
     "cube": np.full(3, 1 / 3),

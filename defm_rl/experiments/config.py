@@ -177,8 +177,7 @@ class DistillationConfig(RslRlConfig):
 
     name: str = "distillation"
     num_steps_per_env: int = 32
-    num_learning_epochs: int = 1
-    gradient_length: int = 16  # steps whose losses are added up for one step of the optimizer
+    gradient_length: int = 2  # steps whose losses are added up for one step of the optimizer; more with a memory
     loss_type: str = "mse"  # or huber
     init_std: float = 0.1
 

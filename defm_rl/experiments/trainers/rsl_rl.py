@@ -228,7 +228,7 @@ def runner_settings(config: Config, teacher: Teacher | None = None) -> dict[str,
 def actor_settings(config: Config) -> dict[str, Any]:
     """The settings of the model that acts: `_model_settings`, and how it explores."""
     assert isinstance(config.algo, RslRlConfig)
-    noise = {"class_name": "GaussianDistribution", "init_std": config.algo.init_std, "std_type": "log"}
+    noise = {"class_name": "GaussianDistribution", "init_std": config.algo.init_std}
     scale = config.algo.initial_output_scale
     return {**_model_settings(config), "distribution_cfg": noise, "initial_output_scale": scale}
 
