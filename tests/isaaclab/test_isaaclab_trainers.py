@@ -137,20 +137,22 @@ def test_stable_baselines3_learns_on_features(env):
 
 
 @variant("-Dict")
-def test_stable_baselines3_trains_an_encoder_in_its_policy(env):
+@pytest.mark.parametrize("trainable", ["none", ["stage3"]])
+def test_stable_baselines3_trains_an_encoder_in_its_policy(env, trainable):
     from defm_rl.sb3 import DefmExtractor, EncoderAdam
 
-    extractor = {"features_extractor_class": DefmExtractor, "normalize_images": False, "optimizer_class": EncoderAdam}
-    for trainable in ("none", ["stage3"]):
-        kwargs = {**extractor, "features_extractor_kwargs": {**SMALL, "grid": [1, 4], "trainable": trainable}}
-        env = Sb3VecEnvWrapper(env)
-        model = PPO(
-            "MultiInputPolicy", env, n_steps=STEPS, batch_size=8, n_epochs=1, policy_kwargs=kwargs, device="cpu"
-        )
-        (encoder,) = encoders_in(model.policy.features_extractor)
-        before = weights(encoder)
-        model.learn(2 * STEPS * NUM_ENVS)
-        assert all(unchanged(before, encoder)) == (trainable == "none")
+    kwargs = {
+        "features_extractor_class": DefmExtractor,
+        "features_extractor_kwargs": {**SMALL, "grid": [1, 4], "trainable": trainable},
+        "normalize_images": False,
+        "optimizer_class": EncoderAdam,
+    }
+    settings = {"n_steps": STEPS, "batch_size": 8, "n_epochs": 1, "device": "cpu"}
+    model = PPO("MultiInputPolicy", Sb3VecEnvWrapper(env), policy_kwargs=kwargs, **settings)
+    (encoder,) = encoders_in(model.policy.features_extractor)
+    before = weights(encoder)
+    model.learn(2 * STEPS * NUM_ENVS)
+    assert all(unchanged(before, encoder)) == (trainable == "none")
 
 
 def skrl_cfg(task, entry_point, tmp_path):
