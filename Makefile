@@ -3,6 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+ISAACLAB_VENV := .venv-isaaclab
+ISAACLAB_STAMP := $(ISAACLAB_VENV)/.installed
+ISAACLAB_NEEDS := tests/isaaclab/requirements.txt tests/isaaclab/requirements-no-deps.txt
 
 # Without ensurepip, which Debian packs separately, venv leaves an environment that has no pip behind.
 make_venv = $(1)/bin/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv $(1) || { \
@@ -10,7 +13,7 @@ make_venv = $(1)/bin/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m ven
 	exit 1; }
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-all check format bench clean
+.PHONY: help venv demo test test-all test-isaaclab check format bench clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -33,6 +36,17 @@ test: $(STAMP)  ## run the tests
 test-all: $(STAMP)  ## run the tests, the slow ones included
 	$(BIN)/python -m pytest -m ''
 
+test-isaaclab: $(ISAACLAB_STAMP)  ## run the tests against Isaac Lab (an environment of its own, on the CPU, without Isaac Sim)
+	$(ISAACLAB_VENV)/bin/python -m pytest tests/isaaclab
+
+# Isaac Lab's pins differ from ours. Its Warp kernels are compiled once and kept in ~/.cache/warp (or WARP_CACHE_PATH).
+$(ISAACLAB_STAMP): pyproject.toml $(ISAACLAB_NEEDS)
+	@test -x $(ISAACLAB_VENV)/bin/python || $(PYTHON) -m venv $(ISAACLAB_VENV)
+	$(ISAACLAB_VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r tests/isaaclab/requirements.txt
+	$(ISAACLAB_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --ignore-requires-python \
+		-r tests/isaaclab/requirements-no-deps.txt -e .
+	@touch $@
+
 check: $(STAMP)  ## formatting, lint, types, import layers
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -47,4 +61,4 @@ bench: $(STAMP)  ## run the benchmarks, one after the other
 	@for file in benchmarks/bench_*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
 
 clean:  ## remove the virtual environment and caches
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache build *.egg-info
+	rm -rf $(VENV) $(ISAACLAB_VENV) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache build *.egg-info

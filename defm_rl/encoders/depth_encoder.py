@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from defm_rl.depth import as_depth, normalize_channels
+from defm_rl.encoders.base import Encoder
 from defm_rl.encoders.freezing import freeze, unfreeze
 from defm_rl.encoders.inference import FrozenRunner
 from defm_rl.encoders.layers import StochasticDepth
@@ -46,6 +47,7 @@ class DepthEncoder(nn.Module):
         revision: The Hub revision (branch, tag or commit).
         cache_dir: The Hub's cache directory.
         seed: Seeds random weights.
+        network: The frozen network of another `DepthEncoder` to use, with its weights, in place of loading them again.
 
     Attributes:
         feature_dim: Length D of the feature vector.
@@ -74,10 +76,15 @@ class DepthEncoder(nn.Module):
         revision: str | None = None,
         cache_dir: str | None = None,
         seed: int = 0,
+        network: Encoder | None = None,
     ) -> None:
         super().__init__()
+        if network is not None and trainable != "none":
+            raise ValueError(
+                "A network that is shared cannot be trained: leave out network=, or pass trainable='none'."
+            )
         self.encoder_name = encoder
-        self.net = load_encoder(encoder, weights, revision=revision, cache_dir=cache_dir, seed=seed)
+        self.net = network or load_encoder(encoder, weights, revision=revision, cache_dir=cache_dir, seed=seed)
         self.provenance: WeightsInfo = self.net.provenance
         self.card = CARDS[encoder]
         self.features = (features,) if isinstance(features, str) else tuple(features)
@@ -249,7 +256,7 @@ class DepthEncoder(nn.Module):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         """What `to`, `half` and their like go through: graphs hold the weights as they were before."""
         self._runner = None
-        return super()._apply(fn, recurse)
+        return super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_runner": None}  # threads and compiled graphs are not copied

@@ -127,7 +127,7 @@ def make_pool(pool: str, channels: int, map_size: tuple[int, int] | None, grid: 
     choices: dict[str, Callable[[], tuple[nn.Module, int]]] = {
         "mean": lambda: (Mean(), channels),
         "columns": lambda: (Columns(), channels * width),
-        "grid": lambda: (GridAverage(*grid, map_size), channels * math.prod(grid)),
+        "grid": lambda: (GridAverage(grid[0], grid[1], map_size), channels * math.prod(grid)),
         "spatial_softmax": lambda: (SpatialSoftmax(), 2 * channels),
         "attention": lambda: (AttentionPool(channels), channels),
         "flatten": lambda: (nn.Flatten(), channels * height * width),
@@ -136,4 +136,4 @@ def make_pool(pool: str, channels: int, map_size: tuple[int, int] | None, grid: 
 
 
 def _is_grid(grid: Any) -> bool:
-    return isinstance(grid, Sequence) and len(grid) == 2 and all(isinstance(n, Integral) and n >= 1 for n in grid)
+    return isinstance(grid, Sequence) and len(grid) == 2 and all(isinstance(n, Integral) and int(n) >= 1 for n in grid)

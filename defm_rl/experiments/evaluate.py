@@ -178,7 +178,7 @@ def _report(cells: Sequence[Cell], configs: dict[Run, Config], chosen: Settings,
 def _films(arm: Arm, content: dict[str, Any], chosen: Settings, problems: list[str]) -> list[clips.Clip]:
     """Of an arm's first run, behind the sensor of its training and the one with which it loses most."""
     by_sensor = next(policy for policy in content["policies"] if policy["name"] == arm.name)["by_sensor"]
-    drops = {name: seen["drop"]["value"] for name, seen in by_sensor.items() if seen["drop"]}
+    drops = {name: drop["value"] for name, seen in by_sensor.items() if (drop := seen["drop"]) and drop["value"] > 0}
     worst = max(drops, key=lambda name: drops[name], default=arm.trained_with)
     shown = [name for name in dict.fromkeys((arm.trained_with, worst)) if name in by_sensor]
     if not shown:

@@ -44,6 +44,7 @@ def render(
         number=number,
         p_value=p_value,
         commit=commit,
+        breakable=breakable,
     )
     policies = summary.get("policies", [])
     tasks = list(dict.fromkeys(policy["task"] for policy in policies))
@@ -122,7 +123,7 @@ def number(value: float | None, digits: int = 3) -> str:
 def figure(value: Mapping[str, Any], percent: bool) -> str:
     """The interval of a figure."""
     if value["low"] is None:
-        return "one run: no interval"
+        return "one run"
     scale, digits = (100, 1) if percent else (1, 3)
     return f"{number(scale * value['low'], digits)} to {number(scale * value['high'], digits)}"
 
@@ -137,6 +138,11 @@ def signed(value: float, percent: bool) -> str:
 def commit(name: str | None) -> str:
     """Short, with a mark where the working tree differed from it."""
     return "no checkout" if name is None else "+".join([name[:10], *name.split("+")[1:]])
+
+
+def breakable(name: str) -> Markup:
+    """A name that may go on in the next line after each underscore."""
+    return Markup("_<wbr>").join(name.split("_"))
 
 
 def p_value(value: float | None) -> str:

@@ -169,7 +169,9 @@ def test_an_interrupted_evaluation_goes_on_where_it_stopped(here, count):
     folder = here / "blind" / "evaluations" / "2000000-150"
     try:
         deadline = time.monotonic() + 240
-        while time.monotonic() < deadline and not (folder / "redwood" / "metrics.json").exists():
+        while time.monotonic() < deadline and process.poll() is None:
+            if (folder / "redwood" / "metrics.json").exists():
+                break
             time.sleep(0.02)
         process.send_signal(signal.SIGINT)
         output, _ = process.communicate(timeout=120)
@@ -267,7 +269,7 @@ def test_recorded_depth_takes_a_sensors_place_and_a_corrupt_file_loses_nothing(t
     [
         (["encoder=blind"], "no features to compare"),
         (["encoder=resnet19"], "Did you mean 'resnet18'"),
-        (["sensor=ideal"], "Did you mean 'sensors'"),
+        (["frame=16"], "Did you mean 'frames'"),
         ([*GAP, "sensors=kinect"], "kinect_nguyen"),
         ([*GAP, "env.level=boxs"], "boxes"),
         ([*GAP, "recorded=nowhere"], "no such folder"),

@@ -11,7 +11,7 @@ from defm_rl.experiments.report.clips import Clip
 from defm_rl.experiments.report.scenes import EncoderReport, Pair
 from defm_rl.experiments.report.write import write_report
 
-VOID = {"meta", "img", "br", "link", "input", "hr"}
+VOID = {"meta", "img", "wbr", "br", "link", "input", "hr"}
 
 
 class Outline(HTMLParser):

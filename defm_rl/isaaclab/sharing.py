@@ -1,0 +1,220 @@
+"""What the observation terms of one environment share: networks, and each camera's features of the current frame."""
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+from weakref import WeakKeyDictionary, WeakValueDictionary
+
+import torch
+from torch import Tensor
+
+from defm_rl.depth import DepthScaleMonitor
+from defm_rl.encoders import DepthEncoder
+from defm_rl.encoders.base import Encoder
+from defm_rl.encoders.zoo import CARDS
+from defm_rl.isaaclab.sensors import DepthCamera
+
+
+@dataclass(frozen=True)
+class CameraSettings:
+    """Which depth to read, see `DepthCamera`."""
+
+    sensor: str
+    data_type: str | None = None
+    min_depth_m: float = 0.0
+    max_depth_m: float | None = None
+
+
+@dataclass(frozen=True)
+class EncoderSettings:
+    """Which features to compute, see `DepthEncoder`; `chunk` images at once at the most."""
+
+    encoder: str
+    weights: str = "hub"
+    features: tuple[str, ...] = ("global",)
+    pool: str | None = None
+    grid: tuple[int, int] = (2, 4)
+    bifpn: bool = True
+    size: tuple[int, int] | None = None
+    revision: str | None = None
+    cache_dir: str | None = None
+    seed: int = 0
+    chunk: int = 1024
+
+    @property
+    def network(self) -> tuple[str, ...]:
+        """What decides the weights."""
+        return self.encoder, self.weights, str(self.revision), str(self.cache_dir), str(self.seed)
+
+
+class EncodedCamera:
+    """The features of one camera's images, each image encoded once however often they are asked for.
+
+    An image is encoded when it differs from the one before. So all terms of a step share one encoding, a camera that is
+    slower than the policy is not encoded again, and a partial reset encodes only the environments that were reset.
+
+    Args:
+        camera: The camera.
+        encoder: A frozen encoder.
+        chunk: Images that are encoded at once at the most.
+
+    Attributes:
+        camera: The camera.
+        encoder: The encoder.
+        encodings: How many times the encoder has run.
+        images_encoded: How many images it has encoded.
+    """
+
+    def __init__(self, camera: DepthCamera, encoder: DepthEncoder, chunk: int) -> None:
+        self.camera, self.encoder = camera, encoder
+        self.encodings = self.images_encoded = 0
+        self._chunk = chunk
+        self._monitor = DepthScaleMonitor()
+        self._depth: Tensor | None = None
+        self._features = torch.empty(0)
+
+    def features(self) -> Tensor:
+        """The features of the images now: (N, feature_dim) float32."""
+        with torch.inference_mode():
+            depth = self.camera.read()
+            if self._depth is None:
+                self._features = self._encode(depth)
+            else:
+                changed = (depth != self._depth).flatten(1).any(1)
+                count = int(changed.sum())
+                if count == len(depth):
+                    self._features = self._encode(depth)
+                elif count:
+                    rows = changed.nonzero()[:, 0]
+                    self._features[rows] = self._encode(depth[rows])
+            self._depth = depth
+        return self._features.clone()  # outside inference mode an ordinary tensor, which training can use
+
+    def _encode(self, depth: Tensor) -> Tensor:
+        self.encodings += 1
+        self.images_encoded += len(depth)
+        self._monitor.update(depth)
+        return self.encoder.encode(depth, chunk=self._chunk)
+
+
+class Delay:
+    """What was observed some steps ago, in each environment within its own episode.
+
+    Reading again within one step does not move time on. The first observations of an episode are its very first.
+
+    Args:
+        steps: How many steps.
+        num_envs: Number of environments.
+        device: The device of the observations.
+    """
+
+    def __init__(self, steps: int, num_envs: int, device: str | torch.device = "cpu") -> None:
+        self._length = steps + 1
+        self._newest = 0
+        self._step: int | None = None
+        self._buffer = torch.empty(0)
+        self._begins = torch.ones(num_envs, dtype=torch.bool, device=device)
+
+    def reset(self, env_ids: Sequence[int] | Tensor | slice | None = None) -> None:
+        """Begins episodes; None for all environments."""
+        self._begins = self._begins.clone()  # in or outside inference mode
+        self._begins[slice(None) if env_ids is None else env_ids] = True
+
+    def __call__(self, observed: Tensor, step: int) -> Tensor:
+        """Observes (N, ...) at a step, and gives what was observed then."""
+        if self._length == 1:
+            return observed
+        with torch.inference_mode():
+            if self._step is None:
+                self._buffer = observed.expand(self._length, *observed.shape).clone()
+            self._newest = (self._newest + (step != self._step)) % self._length
+            self._step = step
+            self._buffer[self._newest] = observed
+            self._buffer[:, self._begins] = observed[self._begins]
+            self._begins = torch.zeros_like(self._begins)
+            delayed = self._buffer[(self._newest + 1) % self._length]
+        return delayed.clone()
+
+
+class SharedDepth:
+    """What the observation terms of one environment share.
+
+    Attributes:
+        encoded: Every camera with features, by its settings.
+    """
+
+    def __init__(self) -> None:
+        self.encoded: dict[tuple[CameraSettings, EncoderSettings], EncodedCamera] = {}
+        self.delays: dict[Any, Delay] = {}
+        self._networks: dict[str, tuple[str, ...]] = {}
+
+    @classmethod
+    def of(cls, env: Any) -> "SharedDepth":
+        """The one of an environment."""
+        return _shared.setdefault(env, cls())
+
+    def camera(self, env: Any, camera: CameraSettings, where: str) -> DepthCamera:
+        """A camera of the environment; errors as of `DepthCamera`."""
+        settings = dataclasses.asdict(camera)
+        return DepthCamera(env.scene.sensors, settings.pop("sensor"), **settings, where=where)
+
+    def encode(
+        self, env: Any, camera: CameraSettings, encoder: EncoderSettings, where: str = "params"
+    ) -> EncodedCamera:
+        """The features of a camera of the environment, the same object for all who ask the same.
+
+        Raises:
+            ValueError: Where the camera gives no depth, the encoder's settings make no sense, or another term of this
+                environment has an encoder of this name with other weights.
+        """
+        key = camera, encoder
+        if key not in self.encoded:
+            depth_camera = self.camera(env, camera, where)
+            self._check_weights(encoder, where)
+            try:
+                made = _make_encoder(encoder, depth_camera.image_size, torch.device(env.device))
+            except (ValueError, TypeError) as error:
+                key_of_error = where if encoder.encoder in CARDS else f"{where}.encoder"
+                raise ValueError(f"{key_of_error}: {error}") from error
+            self.encoded[key] = EncodedCamera(depth_camera, made, encoder.chunk)
+        return self.encoded[key]
+
+    def _check_weights(self, encoder: EncoderSettings, where: str) -> None:
+        before = self._networks.setdefault(encoder.encoder, encoder.network)
+        names = ("encoder", "weights", "revision", "cache_dir", "seed")
+        for name, asked, there in zip(names, encoder.network, before, strict=True):
+            if asked != there:
+                raise ValueError(
+                    f"{where}.{name}: {asked!r}, but another term of this environment has {encoder.encoder!r} with "
+                    f"{name} {there!r}: give both the same weights, or use encoders of different names."
+                )
+
+
+_shared: WeakKeyDictionary[Any, SharedDepth] = WeakKeyDictionary()
+
+_networks: WeakValueDictionary[tuple[str, ...], Encoder] = WeakValueDictionary()
+"""The networks of this process by weights and device; each lives as long as an environment uses it."""
+
+
+def _make_encoder(settings: EncoderSettings, image_size: tuple[int, int], device: torch.device) -> DepthEncoder:
+    """A frozen encoder on a device, with the network that is there already where there is one."""
+    key = (*settings.network, str(device))
+    encoder = DepthEncoder(
+        settings.encoder,
+        weights=settings.weights,
+        features=settings.features,
+        pool=settings.pool,
+        grid=settings.grid,
+        bifpn=settings.bifpn,
+        image_size=image_size,
+        size=settings.size,
+        revision=settings.revision,
+        cache_dir=settings.cache_dir,
+        seed=settings.seed,
+        network=_networks.get(key),
+    ).to(device)
+    if not encoder.frozen:
+        raise ValueError(f"pool {settings.pool!r} is learned with the policy, and cannot stand in an observation term")
+    _networks[key] = encoder.net
+    return encoder
