@@ -1,4 +1,4 @@
-"""The worlds of the navigation task: drawn, looked up and collided with for all environments at once, on their device."""
+"""The worlds of the navigation task: drawn, looked up and collided with for all environments at once."""
 
 import torch
 from torch import Tensor

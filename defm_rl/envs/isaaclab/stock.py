@@ -1,7 +1,7 @@
 """Isaac Lab's own tasks with a depth camera: ANYmal on rough terrain and to a pose, Franka lifting a cube.
 
-Each is the stock configuration, less what its policy could not know on a real robot, plus a camera and what DeFM makes of
-its image. The robots' files are downloaded by Isaac Lab when an environment is made.
+Each is the stock configuration, less what its policy could not know on a real robot, plus a camera and what DeFM makes
+of its image. The robots' files are downloaded by Isaac Lab when an environment is made.
 """
 
 import math
