@@ -110,7 +110,7 @@ def test_a_sensor_is_what_policies_see_with_and_it_is_said(here):
     run = only_run(here)
     assert metrics(run)["made_by"]["sensor"] == "stereo"
     assert evaluate.main([str(run.folder), "episodes=6", "first_layout=1000000", "num_envs=4"]) == 0
-    again = json.loads((run.folder / "evaluations" / "1000000-6" / "ideal" / "metrics.json").read_text())
+    again = json.loads((run.folder / "evaluations" / "1000000-6" / "stereo" / "metrics.json").read_text())
     assert again["made_by"]["sensor"] == "stereo"
     assert again["reward"] == pytest.approx(metrics(run)["evaluation"]["reward"], rel=1e-4)
 
