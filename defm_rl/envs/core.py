@@ -24,6 +24,9 @@ Ids = NDArray[np.int64]
 
 _RESET_OPTIONS = ("reset_mask", "layout_seeds")
 
+DRAWN_LAYOUTS = (2**31, 2**62)
+"""From here up to there, layout seeds are drawn; those below are for whoever names layouts, and are never drawn."""
+
 
 class MujocoVectorEnv(VectorEnv[Obs, NDArray[Any], NDArray[Any]], ABC):
     """Base of the tasks: `num_envs` simulations of one model, each with its own values for some of the model's fields.
@@ -31,12 +34,12 @@ class MujocoVectorEnv(VectorEnv[Obs, NDArray[Any], NDArray[Any]], ABC):
     A task says how an episode begins (`_begin`), what an action does (`_advance`), what is known beside depth
     (`_vector`) and what there is to report at the end (`_results`). Seeds, autoreset, depth and infos are handled here.
 
-    **Seeds.** An episode follows from one number alone, its layout seed. `reset(seed=s)` gives environment i the seed
-    s + i, a list gives each its own; its first episode has this seed as layout seed, the next ones draw theirs from a
-    generator made from it. To play chosen layouts whatever `num_envs` is, pass `layout_seeds` to the constructor (every
-    full reset begins with them) or `reset(options={"layout_seeds": range(1000, 1200)})` (for this time): whenever
-    environments reset they take the next of these, in order of their index, and go on with layouts of their own when
-    none is left.
+    **Seeds.** An episode follows from one number alone, its layout seed. `reset(seed=s)` gives environment i the seed s
+    + i, a list gives each its own; its first episode has this seed as layout seed, the next ones draw theirs from a
+    generator made from it, out of `DRAWN_LAYOUTS`: a layout below 2**31 is played only where it is named. To play
+    chosen layouts whatever `num_envs` is, pass `layout_seeds` to the constructor (every full reset begins with them) or
+    `reset(options={"layout_seeds": range(1000, 1200)})` (for this time): whenever environments reset they take the next
+    of these, in order of their index, and go on with layouts of their own when none is left.
 
     **Info.** When episodes end, arrays `success`, `layout_seed`, ... and their masks `_success`, ... stand in
     `info["final_info"]` with same-step autoreset and in `info` itself otherwise; `info.get("final_info", info)` finds
@@ -211,7 +214,7 @@ class MujocoVectorEnv(VectorEnv[Obs, NDArray[Any], NDArray[Any]], ABC):
         given = self._spread(seed)
         for i in ids.tolist():
             if given[i] is None and i not in self._generators:
-                given[i] = int(self.np_random.integers(2**31))
+                given[i] = int(self.np_random.integers(*DRAWN_LAYOUTS))
             if given[i] is not None:
                 # A task draws a layout from `default_rng(seed)`; the stream of further seeds must not repeat that one.
                 self._generators[i] = np.random.default_rng([given[i], 1])
@@ -278,7 +281,7 @@ class MujocoVectorEnv(VectorEnv[Obs, NDArray[Any], NDArray[Any]], ABC):
             return
         for i in ids.tolist():
             seed = self._queue.popleft() if self._queue else given[i]
-            self._layout_seeds[i] = self._generators[i].integers(2**31) if seed is None else seed
+            self._layout_seeds[i] = self._generators[i].integers(*DRAWN_LAYOUTS) if seed is None else seed
         seeds = self._layout_seeds[ids].tolist()
         self._batch.state[ids] = self._default_state
         for name, values in self._fields.items():

@@ -5,11 +5,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import gymnasium
+import numpy as np
 from gymnasium.vector import VectorEnv
 
 import defm_rl.envs  # noqa: F401  registers the environments
 from defm_rl.encoders import DepthEncoder, WeightsUnavailableError
-from defm_rl.experiments.config import AlgoConfig, EncoderConfig, EnvConfig
+from defm_rl.envs.core import DRAWN_LAYOUTS
+from defm_rl.experiments.config import AlgoConfig, ConfigError, EncoderConfig, EnvConfig
 from defm_rl.gymnasium import EncodeDepth, SimulateSensor
 from defm_rl.sensors import make_sensor
 
@@ -115,6 +117,25 @@ def make_vec_env(
         return env
     step_s: float = env.unwrapped.config.control_step_s  # type: ignore[attr-defined]  # every task of ours has it
     return SimulateSensor(env, sensor, depth_keys=cameras, step_s=step_s, seed=seed)
+
+
+def training_seed(seed: int, steps: int = 0) -> int:
+    """The seed of a training's environments that go on after so many steps: a number as the tasks draw them.
+
+    A seed is also the first episode's layout, and evaluations name theirs below those that are drawn.
+    """
+    return int(np.random.default_rng((seed, steps)).integers(*DRAWN_LAYOUTS))
+
+
+def named_layouts(first: int, count: int) -> range:
+    """The layouts of an evaluation.
+
+    Raises:
+        ConfigError: Where training could draw some of them.
+    """
+    if first < 0 or first + count > DRAWN_LAYOUTS[0]:
+        raise ConfigError(f"first_layout must lie from 0 to {DRAWN_LAYOUTS[0] - count}, got {first}: others are drawn.")
+    return range(first, first + count)
 
 
 def encode_once(

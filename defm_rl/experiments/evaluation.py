@@ -49,8 +49,11 @@ def evaluate(
         encoder: Its encoder, where it has one.
         options: Which episodes, and how.
         sensor: Seen with this one in the place of the configuration's.
+
+    Raises:
+        ConfigError: For layouts that training could draw, or a setting that the task refuses.
     """
-    layouts = range(options.first_layout, options.first_layout + options.episodes)
+    layouts = environments.named_layouts(options.first_layout, options.episodes)
     env_config = dataclasses.replace(config.env, renderer=options.renderer)
     num_envs = min(options.num_envs, options.episodes)
     with refused_settings():

@@ -14,17 +14,18 @@ import torch
 from PIL import Image
 from stable_baselines3 import PPO
 
+from defm_rl.envs import NavigationVectorEnv
 from defm_rl.experiments import evaluate, train
 from defm_rl.experiments.runs import Run
 
-SMALL = [
+SMALL_TASK = [
     "env.num_envs=4",
     "env.depth_size=[24,48]",
     "algo.total_steps=256",
-    "algo.batch_size=32",
     "evaluation.episodes=6",
     "evaluation.clips=1",
 ]
+SMALL = [*SMALL_TASK, "algo.batch_size=32"]
 SMALL_PPO = [*SMALL, "algo.n_steps=16", "algo.n_epochs=2"]
 RANDOM = ["encoder=efficientnet_b0", "encoder.weights=random"]
 
@@ -159,6 +160,33 @@ def test_resuming_goes_on_with_the_same_policy_and_learning_rate(here):
     before = metrics(run)["evaluation"]["reward"]
     assert train.main([f"resume={run.folder}"]) == 0  # nothing is left to train: only the evaluation is repeated
     assert metrics(run)["evaluation"]["reward"] == pytest.approx(before, rel=1e-4)
+
+
+@pytest.mark.parametrize("algo", [SMALL_PPO, [*SMALL_TASK, "algo=rsl_ppo", "algo.num_steps_per_env=16"]])
+def test_training_never_draws_a_layout_that_an_evaluation_can_name(here, monkeypatch, algo):
+    played = []
+    begin = NavigationVectorEnv._begin
+
+    def watched(env, ids, seeds):
+        played.extend(seeds)
+        begin(env, ids, seeds)
+
+    monkeypatch.setattr(NavigationVectorEnv, "_begin", watched)
+    # The seed itself is one of the evaluation's layouts, and so would be the sum of seed and steps on resuming.
+    overrides = ["experiment=navigation", "encoder=blind", "seed=1000000", *algo, "evaluation.clips=0"]
+    assert train.main([*overrides, "env.max_episode_steps=5", "hydra.run.dir=run"]) == 0
+    assert train.main(["resume=run", "algo.total_steps=512"]) == 0
+    evaluated = {layout for layout in played if 1_000_000 <= layout < 1_000_000 + 6}
+    assert len(evaluated) == 6
+    drawn = [layout for layout in played if layout >= 2**31]
+    assert len(drawn) > 50
+    assert len(drawn) == len(set(drawn)), "the second part plays layouts of the first"
+    assert set(played) == evaluated | set(drawn)
+
+
+def test_layouts_that_training_could_draw_are_no_evaluation(here, capsys):
+    assert train.main(["experiment=navigation", "encoder=blind", *SMALL_PPO, f"evaluation.first_layout={2**31}"]) == 2
+    assert "first_layout must lie from 0 to" in capsys.readouterr().err
 
 
 def test_the_learning_rate_falls_to_its_end_within_the_time_limit(here):

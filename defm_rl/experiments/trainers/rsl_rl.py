@@ -16,7 +16,13 @@ from rsl_rl.runners import DistillationRunner, OnPolicyRunner
 from tensordict import TensorDict
 
 from defm_rl.experiments.config import Config, ConfigError, DistillationConfig, RslPPOConfig, RslRlConfig
-from defm_rl.experiments.environments import camera_keys, encoder_kwargs, policy_keys, trainable_stages
+from defm_rl.experiments.environments import (
+    camera_keys,
+    encoder_kwargs,
+    policy_keys,
+    trainable_stages,
+    training_seed,
+)
 from defm_rl.experiments.episodes import Observations, WatchEpisodes
 from defm_rl.experiments.progress import Progress
 from defm_rl.experiments.runs import Run
@@ -112,7 +118,7 @@ class RslRlTrainer:
         self.teacher = _teacher(config, checkpoint) if isinstance(config.algo, DistillationConfig) else None
         device = "cuda" if torch.cuda.is_available() else "cpu"
         torch.manual_seed(config.seed + steps)
-        self.env = RslRlVecEnv(env, device=device, seed=config.seed + steps)
+        self.env = RslRlVecEnv(env, device=device, seed=training_seed(config.seed, steps))
         runner = OnPolicyRunner if self.teacher is None else DistillationRunner
         with _quiet():
             self.runner = runner(self.env, runner_settings(config, self.teacher), device=device)

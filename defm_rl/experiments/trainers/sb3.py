@@ -19,7 +19,7 @@ from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 from torch import Tensor, nn
 
 from defm_rl.experiments.config import Config, EncoderConfig, PPOConfig, SACConfig
-from defm_rl.experiments.environments import encoder_kwargs, policy_keys, trainable_stages
+from defm_rl.experiments.environments import encoder_kwargs, policy_keys, trainable_stages, training_seed
 from defm_rl.experiments.episodes import Observations, WatchEpisodes
 from defm_rl.experiments.networks import DepthCnn
 from defm_rl.experiments.progress import Curves, Progress
@@ -51,7 +51,8 @@ class SB3Trainer:
         if checkpoint is not None:
             self.model.set_parameters(str(checkpoint / _MODEL), device=self.model.device)
             self.model.num_timesteps = steps
-            vec_env.seed(config.seed + steps)  # not the layouts of the first part once more
+        # Stable-Baselines3 has seeded them with the bare seed, which names a layout.
+        vec_env.seed(training_seed(config.seed, steps))
 
     @property
     def steps(self) -> int:
