@@ -1,5 +1,6 @@
 """Depth in metres from any of Isaac Lab's cameras, of version 2.3 or 3.0."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -30,7 +31,7 @@ class DepthCamera:
         sensors: The scene's sensors by name, `env.scene.sensors`.
         name: Which of them.
         data_type: Which of its images: "depth", "distance_to_image_plane" or "distance_to_camera" (pinhole cameras
-            only). Default: the first of these that it gives.
+            only); "auto" for the first of these that it gives.
         min_depth_m: What is nearer counts as not measured. Newton's renderer, for one, has no near clip.
         max_depth_m: What is farther counts as not measured.
         where: The configuration key that errors name, such as "observations.policy.depth.params".
@@ -47,9 +48,9 @@ class DepthCamera:
         sensors: Mapping[str, Any],
         name: str,
         *,
-        data_type: str | None = None,
+        data_type: str = "auto",
         min_depth_m: float = 0.0,
-        max_depth_m: float | None = None,
+        max_depth_m: float = math.inf,
         where: str = "params",
     ) -> None:
         if name not in sensors:
@@ -57,7 +58,7 @@ class DepthCamera:
         self._sensor = sensors[name]
         self.data_type = _choose_data_type(self._sensor, name, data_type, where)
         self._min_depth_m = min_depth_m
-        self._max_depth_m = float("inf") if max_depth_m is None else max_depth_m
+        self._max_depth_m = max_depth_m
         self._cap_m = _cap_m(self._sensor.cfg)
         if not 0 <= self._min_depth_m < self._max_depth_m:
             raise ValueError(
@@ -88,7 +89,7 @@ class DepthCamera:
         return (1 + x**2 + y**2).rsqrt()
 
 
-def _choose_data_type(sensor: Any, name: str, asked: str | None, where: str) -> str:
+def _choose_data_type(sensor: Any, name: str, asked: str, where: str) -> str:
     given = getattr(sensor.cfg, "data_types", None)
     key = f"scene.{name}.data_types"
     if given is None:
@@ -96,7 +97,7 @@ def _choose_data_type(sensor: Any, name: str, asked: str | None, where: str) -> 
             f"{where}.sensor: {name!r} is a {type(sensor).__name__}, which gives no images: name a Camera, "
             "TiledCamera, RayCasterCamera or MultiMeshRayCasterCamera."
         )
-    if asked is None:
+    if asked == "auto":
         found = next((data_type for data_type in (*PLANAR, RAY_LENGTH) if data_type in given), None)
         if found is None:
             raise ValueError(f"{where}.sensor: {name!r} gives no depth but {', '.join(given)}: add 'depth' to {key}.")
@@ -122,7 +123,7 @@ def _cap_m(cfg: Any) -> float:
         getattr(holder, "depth_clipping_behavior", None) for holder in (cfg, getattr(cfg, "renderer_cfg", None))
     }
     if "max" not in behaviours:
-        return float("inf")
+        return math.inf
     clipping_range = getattr(getattr(cfg, "spawn", None), "clipping_range", None)
     cap_m = clipping_range[1] if clipping_range is not None else cfg.max_distance
     return float(cap_m) * (1 - 1e-6)  # the sensor writes it in single precision

@@ -21,9 +21,9 @@ class CameraSettings:
     """Which depth to read, see `DepthCamera`."""
 
     sensor: str
-    data_type: str | None = None
-    min_depth_m: float = 0.0
-    max_depth_m: float | None = None
+    data_type: str
+    min_depth_m: float
+    max_depth_m: float
 
 
 @dataclass(frozen=True)
@@ -31,21 +31,21 @@ class EncoderSettings:
     """Which features to compute, see `DepthEncoder`; `chunk` images at once at the most."""
 
     encoder: str
-    weights: str = "hub"
-    features: tuple[str, ...] = ("global",)
-    pool: str | None = None
-    grid: tuple[int, int] = (2, 4)
-    bifpn: bool = True
-    size: tuple[int, int] | None = None
-    revision: str | None = None
-    cache_dir: str | None = None
-    seed: int = 0
-    chunk: int = 1024
+    weights: str
+    features: tuple[str, ...]
+    pool: str
+    grid: tuple[int, int]
+    bifpn: bool
+    size: tuple[int, int] | None
+    revision: str
+    cache_dir: str
+    seed: int
+    chunk: int
 
     @property
     def network(self) -> tuple[str, ...]:
         """What decides the weights."""
-        return self.encoder, self.weights, str(self.revision), str(self.cache_dir), str(self.seed)
+        return self.encoder, self.weights, self.revision, self.cache_dir, str(self.seed)
 
 
 class EncodedCamera:
@@ -209,8 +209,8 @@ def _make_encoder(settings: EncoderSettings, image_size: tuple[int, int], device
         bifpn=settings.bifpn,
         image_size=image_size,
         size=settings.size,
-        revision=settings.revision,
-        cache_dir=settings.cache_dir,
+        revision=settings.revision or None,
+        cache_dir=settings.cache_dir or None,
         seed=settings.seed,
         network=_networks.get(key),
     ).to(device)

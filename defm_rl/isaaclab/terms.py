@@ -2,6 +2,7 @@
 
 import dataclasses
 import inspect
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -43,19 +44,19 @@ class DefmFeatures(ManagerTermBase):
         self,
         env: Any,
         sensor: str = "camera",
-        data_type: str | None = None,
+        data_type: str = "auto",
         min_depth_m: float = 0.0,
-        max_depth_m: float | None = None,
+        max_depth_m: float = math.inf,
         latency_steps: int = 0,
         encoder: str = "defm_resnet18",
         weights: str = "hub",
         features: str | Sequence[str] = "global",
-        pool: str | None = None,
+        pool: str = "grid",
         grid: Sequence[int] = (2, 4),
         bifpn: bool = True,
         size: int | Sequence[int] | None = None,
-        revision: str | None = None,
-        cache_dir: str | None = None,
+        revision: str = "",
+        cache_dir: str = "",
         seed: int = 0,
         chunk: int = 1024,
     ) -> Tensor:
@@ -64,7 +65,7 @@ class DefmFeatures(ManagerTermBase):
         Args:
             env: The environment.
             sensor: The camera's name in the scene.
-            data_type: "depth", "distance_to_image_plane" or "distance_to_camera". Default: what the camera gives.
+            data_type: "depth", "distance_to_image_plane", "distance_to_camera", or "auto": what the camera gives.
             min_depth_m: What is nearer counts as not measured.
             max_depth_m: What is farther counts as not measured.
             latency_steps: How many of the policy's steps the features are old, within an episode.
@@ -75,8 +76,8 @@ class DefmFeatures(ManagerTermBase):
             grid: Rows and columns of the "grid" pool.
             bifpn: Whether maps pass through the BiFPN.
             size: Resizes to this height and width (or square side) first.
-            revision: The Hub's revision.
-            cache_dir: The Hub's cache directory.
+            revision: The Hub's revision; empty for its latest.
+            cache_dir: The Hub's cache directory; empty for its default.
             seed: Seeds random weights.
             chunk: Images that are encoded at once at the most, which bounds the memory.
 
@@ -106,7 +107,7 @@ class DefmDepth(ManagerTermBase):
         self._delay = _make_delay(params["latency_steps"], env, where)
         self._normalize, self._size, self._pad_to = params["normalize"], _pair(params["size"]), params["pad_to"]
         self._channel_axis = params["channel_axis"]
-        if not self._normalize and (self._size or self._pad_to):
+        if not self._normalize and (self._size or self._pad_to > 1):
             raise ValueError(f"{where}: size and pad_to are for normalized channels, not for metres (normalize=False).")
         if self._normalize and not self._channel_axis:
             raise ValueError(f"{where}: channel_axis=False is for metres (normalize=False): there are three channels.")
@@ -121,14 +122,14 @@ class DefmDepth(ManagerTermBase):
         self,
         env: Any,
         sensor: str = "camera",
-        data_type: str | None = None,
+        data_type: str = "auto",
         min_depth_m: float = 0.0,
-        max_depth_m: float | None = None,
+        max_depth_m: float = math.inf,
         latency_steps: int = 0,
         normalize: bool = True,
         channel_axis: bool = True,
         size: int | Sequence[int] | None = None,
-        pad_to: int | None = None,
+        pad_to: int = 1,
     ) -> Tensor:
         """The images of all environments.
 
@@ -296,7 +297,10 @@ def _with_defaults(term: type[ManagerTermBase], params: dict[str, Any]) -> dict[
 
 
 def _term_cfg(term: type[ManagerTermBase], settings: dict[str, Any]) -> ObservationTermCfg:
-    """A term's configuration; plain values only, which Isaac Lab and Hydra write to files and read back."""
+    """A term's configuration; plain values only, which Isaac Lab and Hydra write to files and read back.
+
+    No number or name may be None: Isaac Lab lets nothing take the place of None when it reads a configuration.
+    """
     defaults, fields = _defaults(term), [field.name for field in dataclasses.fields(ObservationTermCfg)]
     for name in settings:
         if name not in defaults and name not in fields:

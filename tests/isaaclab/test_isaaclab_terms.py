@@ -201,8 +201,19 @@ def test_a_wrong_setting_is_an_error_with_the_right_one():
         defm_features("camera", latency_step=2)
 
 
+CHANGES = (
+    "encoder=defm_resnet18",
+    "max_depth_m=5.0",
+    "data_type=depth",
+    "pool=columns",
+    "size=[32,64]",
+    "revision=v1",
+    "latency_steps=2",
+)
+
+
 def test_configurations_survive_dictionaries_pickle_and_hydra():
-    overrides = [f"env.observations.depth.features.params.{x}" for x in ("encoder=defm_resnet18", "max_depth_m=5.0")]
+    overrides = [f"env.observations.depth.features.params.{x}" for x in CHANGES]
     cfg, _ = resolve_task_config("defm_rl/Isaac-Navigation-v0", None, overrides=overrides)
     cfg = pickle.loads(pickle.dumps(cfg))
     copy = type(cfg)()
@@ -210,6 +221,14 @@ def test_configurations_survive_dictionaries_pickle_and_hydra():
     for each in (cfg, copy):
         features = each.observations.depth.features
         assert features.func is DefmFeatures or str(features.func).endswith("DefmFeatures")
-        assert features.params["encoder"] == "defm_resnet18"
-        assert features.params["max_depth_m"] == 5.0
+        changed = {name: features.params[name] for name in (change.split("=")[0] for change in CHANGES)}
+        assert changed == {
+            "encoder": "defm_resnet18",
+            "max_depth_m": 5.0,
+            "data_type": "depth",
+            "pool": "columns",
+            "size": [32, 64],
+            "revision": "v1",
+            "latency_steps": 2,
+        }
         assert features.params["features"] == "P3"
