@@ -80,9 +80,7 @@ class DepthEncoder(nn.Module):
     ) -> None:
         super().__init__()
         if network is not None and trainable != "none":
-            raise ValueError(
-                "A network that is shared cannot be trained: leave out network=, or pass trainable='none'."
-            )
+            raise ValueError("A shared network cannot be trained: leave out network=, or pass trainable='none'.")
         self.encoder_name = encoder
         self.net = network or load_encoder(encoder, weights, revision=revision, cache_dir=cache_dir, seed=seed)
         self.provenance: WeightsInfo = self.net.provenance

@@ -65,7 +65,7 @@ def state(env: Any) -> Tensor:
 
 
 def privileged(env: Any) -> Tensor:
-    """What only a teacher knows, (N, 5): the way to the goal / 5 m, and each gap in the rover's frame / 5 m."""
+    """What only a teacher or critic knows, (N, 5): the way to the goal and each gap in the rover's frame, all / 5 m."""
     x, y, yaw = _joints(env, "joint_pos").unbind(1)
     position, layouts = torch.stack([x, y], 1), _layouts(env)
     away_x, away_y = (layouts.walls - position[:, None]).unbind(-1)
