@@ -41,7 +41,7 @@ test-isaaclab: $(ISAACLAB_STAMP)  ## run the tests against Isaac Lab (an environ
 
 # Isaac Lab's pins differ from ours. Its Warp kernels are compiled once and kept in ~/.cache/warp (or WARP_CACHE_PATH).
 $(ISAACLAB_STAMP): pyproject.toml $(ISAACLAB_NEEDS)
-	@test -x $(ISAACLAB_VENV)/bin/python || $(PYTHON) -m venv $(ISAACLAB_VENV)
+	@$(call make_venv,$(ISAACLAB_VENV))
 	$(ISAACLAB_VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r tests/isaaclab/requirements.txt
 	$(ISAACLAB_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --ignore-requires-python \
 		-r tests/isaaclab/requirements-no-deps.txt -e .

@@ -57,6 +57,6 @@ class DepthFusion(nn.Module):
 
     def _features(self, images: Tensor) -> Tensor:
         if not self._monitor.done:
-            self._monitor.update(as_depth(images, self.encoder.unit))
+            self._monitor.update(as_depth(images, self.encoder.unit, check_values=False))
         features: Tensor = self.encoder.encode(images) if self.encoder.frozen else self.encoder(images)
         return features

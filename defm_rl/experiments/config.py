@@ -279,9 +279,10 @@ def refused_settings() -> Iterator[None]:
 
 
 def check_overrides(overrides: Sequence[str]) -> None:
-    """Raises a ConfigError where the command line's overrides do not fit, sweeps included."""
+    """Raises a ConfigError where the command line's overrides do not fit, every value of a sweep included."""
     parser = OverridesParser.create()
-    plain = []
+    keys = known_keys()
+    choices: list[list[str]] = []
     for text in overrides:
         try:
             override = parser.parse_override(text)
@@ -289,12 +290,20 @@ def check_overrides(overrides: Sequence[str]) -> None:
             raise ConfigError(f"{text!r} is not of the form key=value: {error}") from error
         if override.is_hydra_override():
             continue
+        key = override.key_or_group
+        if key not in keys:  # Hydra would add what begins with a plus sign
+            raise ConfigError(f"{text!r}: there is no key {key!r}.{suggest(key, keys)}")
         if override.is_sweep_override() and not override.is_discrete_sweep():
             continue  # a sweeper's own syntax: it will check the values
         if override.is_sweep_override():
-            text = f"{override.get_key_element()}={next(iter(override.sweep_string_iterator()))}"
-        plain.append(text)
-    compose_config(plain)
+            choices.append([f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()])
+        else:
+            choices.append([text])
+    first = [values[0] for values in choices]
+    compose_config(first)
+    for index, values in enumerate(choices):
+        for value in values[1:]:
+            compose_config([*first[:index], value, *first[index + 1 :]])
 
 
 def _explain(error: Exception, overrides: Sequence[str]) -> str:
@@ -312,7 +321,22 @@ def _explain(error: Exception, overrides: Sequence[str]) -> str:
             options = group_options(key)
             if value not in options:
                 return f"{text!r}: {key} has no {value!r}.{suggest(value, options)} There is: {', '.join(options)}."
+        group, _, name = key.partition(".")
+        if f"Key '{name}' not in" in message and group in _SCHEMAS:
+            return f"{text!r}: {_belongs_to(group, key, message)}"
     return message
+
+
+def _belongs_to(group: str, key: str, message: str) -> str:
+    """To which options of a group a key belongs that the chosen one does not have."""
+    owners, near = [], ""
+    for schema in _SCHEMAS[group]:
+        keys = list(_keys_below(group, schema))
+        if key in keys:
+            owners.append(_schema_name(schema))
+        elif f"not in '{schema.__name__}'" in message:
+            near = suggest(key, keys)
+    return f"{key!r} is a key of {' and '.join(f'{group}={owner}' for owner in owners)} only.{near}"
 
 
 def group_options(group: str) -> list[str]:
@@ -345,8 +369,9 @@ def suggest(word: str, known: Sequence[str]) -> str:
     near = [name for name in known if name.rpartition(".")[0] == group] if group else known
     by_leaf = {name.rpartition(".")[2]: name for name in near or known}
     initials = {"".join(part[0] for part in name.split("_") if part): name for name in by_leaf}
-    if len(leaf) > 1 and leaf in initials:
-        return f" Did you mean {by_leaf[initials[leaf]]!r}?"
+    abbreviated = sorted((short for short in initials if short.startswith(leaf)), key=len)
+    if len(leaf) > 1 and abbreviated:
+        return f" Did you mean {by_leaf[initials[abbreviated[0]]]!r}?"
     for words, cutoff in ((by_leaf, 0.6), ({name: name for name in known}, 0.5)):
         close = difflib.get_close_matches(leaf if words is by_leaf else word, list(words), n=1, cutoff=cutoff)
         if close:

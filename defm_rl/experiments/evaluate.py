@@ -51,8 +51,10 @@ def parse(arguments: Sequence[str]) -> tuple[list[Run], Settings]:
     Raises:
         ConfigError: For an unknown key, a value that does not fit, or no run at all.
     """
-    chosen = settings.parse(Settings, [argument for argument in arguments if "=" in argument])
-    folders = [Path(argument) for argument in arguments if "=" not in argument]
+    overrides = [argument for argument in arguments if "=" in argument and not Path(argument).exists()]
+    chosen = settings.parse(Settings, overrides)
+    # A pattern such as runs/quickstart/DATE/* matches files as well, of a sweep for example.
+    folders = [Path(x) for x in arguments if x not in overrides and not Path(x).is_file()]
     if not folders:
         raise ConfigError("Name a run: defm-rl evaluate runs/quickstart/DATE [sensors=all] [episodes=200]")
     settings.at_least(episodes=(chosen.episodes, 1), num_envs=(chosen.num_envs, 1), clips=(chosen.clips, 0))
@@ -68,6 +70,9 @@ def parse(arguments: Sequence[str]) -> tuple[list[Run], Settings]:
 def main(arguments: Sequence[str]) -> int:
     """The command; returns its exit status."""
     settings.log_to_stdout()
+    if {"-h", "--help"} & set(arguments):
+        sys.stdout.write(settings.usage("defm-rl evaluate RUN...", Settings, __doc__ or ""))
+        return 0
     try:
         runs, chosen = parse(arguments)
     except USER_ERRORS as error:

@@ -42,6 +42,9 @@ class Settings:
 def main(arguments: Sequence[str]) -> int:
     """The command; returns its exit status."""
     settings.log_to_stdout()
+    if {"-h", "--help"} & set(arguments):
+        sys.stdout.write(settings.usage("defm-rl gap", Settings, __doc__ or ""))
+        return 0
     try:
         problems = _run(arguments)
     except USER_ERRORS as error:

@@ -7,6 +7,8 @@ from torch import Tensor, nn
 
 from defm_rl.depth import normalize_channels
 
+_SMALLEST_SIDE = 36  # the convolutions below leave one cell of it
+
 
 class DepthCnn(nn.Sequential):
     """Three convolutions on the normalized depth (layout of Mnih et al. 2015), trained from scratch.
@@ -16,9 +18,17 @@ class DepthCnn(nn.Sequential):
 
     Attributes:
         feature_dim: Number of features.
+
+    Raises:
+        ValueError: For depth that is too small for the convolutions.
     """
 
     def __init__(self, image_size: Sequence[int]) -> None:
+        if min(image_size) < _SMALLEST_SIDE:
+            raise ValueError(
+                f"The CNN from scratch needs depth of at least {_SMALLEST_SIDE}x{_SMALLEST_SIDE} pixels, got "
+                f"{'x'.join(map(str, image_size))}: set env.depth_size."
+            )
         super().__init__(
             *(nn.Conv2d(3, 32, 8, stride=4), nn.ReLU()),
             *(nn.Conv2d(32, 64, 4, stride=2), nn.ReLU()),

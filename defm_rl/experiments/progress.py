@@ -28,12 +28,22 @@ class Curves:
         self._writer = SummaryWriter(str(folder))
         self._wandb_run = wandb_run
 
+    @property
+    def wandb_id(self) -> str | None:
+        """Of the Weights & Biases run, where there is one."""
+        return None if self._wandb_run is None else str(self._wandb_run.id)
+
     def log(self, figures: Mapping[str, float], step: int) -> None:
         """Adds a point to each figure's curve."""
         for name, value in figures.items():
             self._writer.add_scalar(name, value, step)
         if self._wandb_run is not None:
             self._wandb_run.log(dict(figures), step=step)
+
+    def summarize(self, figures: Mapping[str, Any]) -> None:
+        """Adds an evaluation's figures to the Weights & Biases run's summary."""
+        if self._wandb_run is not None:
+            self._wandb_run.summary.update({"evaluation": dict(figures)})
 
     def close(self) -> None:
         """Writes what is left to write."""

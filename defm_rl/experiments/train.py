@@ -1,8 +1,10 @@
 """`defm-rl train experiment=...`: from a configuration to a trained, evaluated policy and its folder."""
 
+import contextlib
 import dataclasses
 import logging
 import os
+import re
 import sys
 import time
 from collections.abc import Sequence
@@ -10,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+import torch
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
@@ -21,6 +24,7 @@ from defm_rl.experiments.config import (
     Config,
     ConfigError,
     check_overrides,
+    compose_config,
     refused_settings,
     register,
 )
@@ -29,18 +33,19 @@ from defm_rl.experiments.evaluation import Options, describe, evaluate, settle_t
 from defm_rl.experiments.interruption import INTERRUPTED, stop_on_sigterm
 from defm_rl.experiments.progress import Curves, Progress
 from defm_rl.experiments.provenance import provenance
-from defm_rl.experiments.runs import Run, to_config, verify_encoder, write_json
+from defm_rl.experiments.runs import Run, check_same_policy, to_config, verify_encoder, write_json
 from defm_rl.experiments.trainers import Trainer, make_trainer, training_keys
 
 _logger = logging.getLogger(__name__)
 
 
-def train(config: Config, run: Run) -> dict[str, Any]:
+def train(config: Config, run: Run, overrides: Sequence[str]) -> dict[str, Any]:
     """Trains, evaluates, and fills the run's folder.
 
     Args:
         config: The experiment. Where `config.resume` is set, the run's checkpoint is gone on from.
         run: The folder to fill.
+        overrides: What made the configuration, to be kept with the run.
 
     Returns:
         The metrics, as they stand in metrics.json.
@@ -48,12 +53,22 @@ def train(config: Config, run: Run) -> dict[str, Any]:
     Raises:
         ConfigError: Where the run to go on with does not fit.
         WeightsUnavailableError: Where the encoder's weights cannot be had.
-        KeyboardInterrupt: On Ctrl-C or SIGTERM, after a checkpoint was written.
+        KeyboardInterrupt: On Ctrl-C or SIGTERM, after a checkpoint was written if training had begun.
     """
+    threads = torch.get_num_threads()
+    try:
+        return _train(config, run, overrides)
+    finally:
+        torch.set_num_threads(threads)  # a sweep's next job is another policy
+
+
+def _train(config: Config, run: Run, overrides: Sequence[str]) -> dict[str, Any]:
     started = time.perf_counter()
-    former = run.state() if config.resume else None
-    if former is not None:
-        config.encoder.weights = former["encoder"]["weights"]
+    former = None
+    if config.resume:
+        former = _former(config, run, overrides)
+    else:
+        run.save_config(config, overrides)
     with refused_settings():
         encoder = environments.settle_weights(config.encoder, config.env.depth_size)
         checkpoint, steps = (run.checkpoint, former["steps"]) if former else (None, 0)
@@ -61,15 +76,27 @@ def train(config: Config, run: Run) -> dict[str, Any]:
     if former is not None:
         verify_encoder(former, encoder)
     settle_threads(config)
-    try:
+    with contextlib.ExitStack() as cleanup:
+        cleanup.callback(env.close)
         with refused_settings():
             watched = WatchEpisodes(environments.encode_once(env, config.encoder, encoder))
             trainer = make_trainer(config, watched, checkpoint, steps)
+        if former is not None:
+            run.save_config(config, overrides)
+        curves = Curves(run.folder / "tensorboard", _start_wandb(config, run, former))
+        cleanup.callback(curves.close)
         if steps == 0 or steps < config.algo.total_steps:
-            _learn(config, run, trainer, watched, encoder, former)
-    finally:
+            _learn(config, run, trainer, watched, encoder, curves, former)
         env.close()
+        metrics = _conclude(config, run, trainer, encoder, started)
+        curves.summarize(metrics["evaluation"])
+    return metrics
 
+
+def _conclude(
+    config: Config, run: Run, trainer: Trainer, encoder: DepthEncoder | None, started: float
+) -> dict[str, Any]:
+    """Evaluates the policy, and writes down what came of it all; returns the metrics."""
     options = Options(config.evaluation.episodes, config.evaluation.first_layout, config.env.num_envs)
     options.renderer = config.env.renderer
     episodes = evaluate(config, trainer.policy, encoder, options)
@@ -95,22 +122,38 @@ def train(config: Config, run: Run) -> dict[str, Any]:
     return metrics
 
 
+def _former(config: Config, run: Run, overrides: Sequence[str]) -> dict[str, Any]:
+    """The state to go on from, with this command's overrides among those that it was resumed with.
+
+    Raises:
+        ConfigError: Where they make another policy of it.
+    """
+    before = run.overrides()
+    check_same_policy(run, config)
+    state = run.state()
+    if config.encoder.weights == to_config(compose_config(before)).encoder.weights:
+        config.encoder.weights = state["encoder"]["weights"]  # what training settled on; else a file that was moved
+    resumed = {"steps": state["steps"], "overrides": list(overrides)[len(before) :]}
+    return {**state, "resumed": [*state.get("resumed", []), resumed]}
+
+
 def _learn(
     config: Config,
     run: Run,
     trainer: Trainer,
     episodes: WatchEpisodes,
     encoder: DepthEncoder | None,
+    curves: Curves,
     former: dict[str, Any] | None,
 ) -> None:
     """Trains to the configured number of steps; leaves a checkpoint whatever happens."""
+    kept = {"wandb_id": curves.wandb_id, "resumed": former["resumed"] if former else []}
 
     def save() -> None:
         made_by = {"encoder": _describe(config, encoder), **trainer.origin}
-        state = {"steps": trainer.steps, "seconds": progress.seconds, **made_by}
+        state = {"steps": trainer.steps, "seconds": progress.seconds, **made_by, **kept}
         run.save_checkpoint(trainer.save, state)
 
-    curves = Curves(run.folder / "tensorboard", _start_wandb(config, run))
     progress = Progress(
         run.folder / "history.csv",
         episodes,
@@ -132,7 +175,6 @@ def _learn(
         save()
     finally:
         progress.close()
-        curves.close()
 
 
 def _training(config: Config, run: Run) -> dict[str, Any]:
@@ -143,6 +185,7 @@ def _training(config: Config, run: Run) -> dict[str, Any]:
         "seconds": round(state["seconds"], 1),
         "steps_per_second": round(state["steps"] / state["seconds"], 1),
         "time_limit_hit": state["steps"] < config.algo.total_steps,
+        "resumed": state.get("resumed", []),
     }
 
 
@@ -155,10 +198,12 @@ def _describe(config: Config, encoder: DepthEncoder | None) -> dict[str, Any]:
         "name": config.encoder.name,
         "weights": config.encoder.weights,
         "sha256": encoder.provenance.sha256,
+        "revision": encoder.provenance.revision,
     }
 
 
-def _start_wandb(config: Config, run: Run) -> Any:
+def _start_wandb(config: Config, run: Run, former: dict[str, Any] | None) -> Any:
+    """A Weights & Biases run where one is asked for; that of before, where training goes on."""
     if not config.logger.wandb:
         return None
     import wandb
@@ -169,6 +214,8 @@ def _start_wandb(config: Config, run: Run) -> Any:
         dir=run.folder,
         mode=config.logger.mode,  # type: ignore[arg-type]  # it says itself what it takes
         config=dataclasses.asdict(config),
+        id=former.get("wandb_id") if former else None,
+        resume="allow",
     )
 
 
@@ -179,18 +226,19 @@ def _job(composed: DictConfig) -> float:
     job = HydraConfig.get()
     config = to_config(composed)
     run = Run(Path(config.resume) if config.resume else Path(job.runtime.output_dir))
-    if not config.resume:
-        run.save_config(config, list(job.overrides.task))
+    overrides = [override for override in job.overrides.task if not override.startswith("resume=")]
     _logger.info("Run folder: %s", os.path.relpath(run.folder))
     try:
-        metrics = train(config, run)
+        metrics = train(config, run, overrides)
     except USER_ERRORS as error:
         sys.stderr.write(f"defm-rl train: {error}\n")
         raise SystemExit(2) from error
     except KeyboardInterrupt:
-        _logger.info(
-            "\nInterrupted; a checkpoint is kept. Go on with: defm-rl train resume=%s", os.path.relpath(run.folder)
-        )
+        if run.checkpoint.exists():
+            resume = quoted(os.path.relpath(run.folder))
+            _logger.info("\nInterrupted; a checkpoint is kept. Go on with: defm-rl train resume=%s", resume)
+        else:
+            _logger.info("\nInterrupted before training began: there is nothing to go on from.")
         raise SystemExit(INTERRUPTED) from None
     evaluation = metrics["evaluation"]
     _logger.info("On layouts never seen in training: %s", describe(evaluation))
@@ -211,11 +259,20 @@ def with_resumed(arguments: Sequence[str]) -> list[str]:
     resumed = [argument.partition("=")[2] for argument in arguments if argument.startswith("resume=")]
     if not resumed:
         return list(arguments)
-    run = Run(Path(resumed[-1]))
+    run = Run(Path(resumed[-1].strip("'")))
     before = run.overrides()
-    if not (run.checkpoint / "state.json").exists():
+    if not run.checkpoint.exists():
         raise ConfigError(f"{run.folder} holds no checkpoint to go on from: start the training again.")
-    return [*before, *arguments, f"hydra.run.dir='{run.folder}'"]
+    added = [argument for argument in arguments if not argument.startswith("resume=")]
+    folder = quoted(str(run.folder), always=True)
+    return [*before, *added, f"resume={folder}", f"hydra.run.dir={folder}"]
+
+
+def quoted(text: str, always: bool = False) -> str:
+    """Text as a value on Hydra's command line, in quotes where it has characters that mean something there."""
+    if not always and re.fullmatch(r"[\w./:%@+?|-]+", text):
+        return text
+    return "'" + text.replace("'", "\\'") + "'"
 
 
 def main(arguments: Sequence[str]) -> int:

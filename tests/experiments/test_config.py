@@ -22,6 +22,9 @@ ENCODERS = ["blind", "cnn", "efficientnet_b0", "regnet_y_400mf", "resnet18", "re
         ("algo.gamma=high", "high.*Float"),
         ("env.level", "key=value"),
         ("env.randomization.mas_scale=[1,2]", "Did you mean 'env.randomization.mass_scale'"),
+        ("encoder.lr=3", "Did you mean 'encoder.learning_rate_scale'"),
+        ("+foo=1", "there is no key 'foo'"),
+        ("+env.foo=1", "there is no key 'env.foo'"),
         ("env.camera_hight_m=1", "Did you mean 'env.camera_height_m'"),
     ],
 )
@@ -32,12 +35,15 @@ def test_a_wrong_override_is_refused_with_a_suggestion(override, message):
 
 def test_a_sweep_is_not_mistaken_for_a_wrong_value():
     check_overrides(["seed=0,1", "algo.gamma=choice(0.9,0.98)"])
-    with pytest.raises(ConfigError, match="resnet18"):
-        check_overrides(["encoder=resnet19,blind"])
+    for sweep in ("encoder=resnet19,blind", "encoder=blind,resnet19", "encoder=blind,cnn,resnet19"):
+        with pytest.raises(ConfigError, match="resnet18"):
+            check_overrides(["seed=0,1", sweep])
+    with pytest.raises(ConfigError, match="high"):
+        check_overrides(["algo.gamma=0.9,high"])
 
 
 def test_a_key_of_another_algorithm_is_refused():
-    with pytest.raises(ConfigError, match="n_steps"):
+    with pytest.raises(ConfigError, match=r"'algo.n_steps' is a key of algo=ppo only.*Did you mean 'algo.*_steps'"):
         check_overrides(["algo=sac", "algo.n_steps=5"])
 
 

@@ -44,6 +44,13 @@ def log_to_stdout() -> None:
     logging.getLogger("defm_rl").setLevel(logging.INFO)
 
 
+def usage(command: str, schema: Any, summary: str) -> str:
+    """What `--help` prints: the command, and every key with its default."""
+    defaults = vars(schema())
+    lines = [f"  {name}={'null' if value is None else value}" for name, value in defaults.items()]
+    return "\n".join([f"usage: {command} [key=value ...]", "", summary.strip(), "", "keys and defaults:", *lines, ""])
+
+
 def keys(schema: type) -> list[str]:
     """What a schema has."""
     return [entry.name for entry in dataclasses.fields(schema)]

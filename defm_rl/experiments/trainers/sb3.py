@@ -51,6 +51,8 @@ class SB3Trainer:
         if checkpoint is not None:
             self.model.set_parameters(str(checkpoint / _MODEL), device=self.model.device)
             self.model.num_timesteps = steps
+            if isinstance(self.model, SAC):
+                self.model.learning_starts += steps  # the replay buffer is empty, as it was at first
         # Stable-Baselines3 has seeded them with the bare seed, which names a layout.
         vec_env.seed(training_seed(config.seed, steps))
 
