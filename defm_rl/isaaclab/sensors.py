@@ -9,6 +9,8 @@ from torch import Tensor
 
 from defm_rl.names import hint
 
+_FLOAT32 = torch.finfo(torch.float32)
+
 KNOWN_VERSIONS = ("2.3", "3.0")
 """The versions of Isaac Lab whose sensors `DepthCamera` knows."""
 
@@ -57,13 +59,12 @@ class DepthCamera:
             raise ValueError(f"{where}.sensor: the scene has no sensor {name!r}{hint(name, sensors)}.")
         self._sensor = sensors[name]
         self.data_type = _choose_data_type(self._sensor, name, data_type, where)
-        self._min_depth_m = min_depth_m
-        self._max_depth_m = max_depth_m
-        self._cap_m = _cap_m(self._sensor.cfg)
-        if not 0 <= self._min_depth_m < self._max_depth_m:
+        if not 0 <= min_depth_m < max_depth_m:
             raise ValueError(
                 f"{where}: min_depth_m and max_depth_m must be 0 <= min < max, got {min_depth_m} and {max_depth_m}."
             )
+        self._near_m, self._far_m = max(min_depth_m, _FLOAT32.tiny), min(max_depth_m, _FLOAT32.max)
+        self._cap_m = min(_cap_m(self._sensor.cfg), _FLOAT32.max)
 
     @property
     def image_size(self) -> tuple[int, int]:
@@ -73,11 +74,13 @@ class DepthCamera:
 
     def read(self) -> Tensor:
         """The images of all environments: (N, H, W) float32, metres along the optical axis, a tensor of its own."""
-        given = as_torch(self._sensor.data.output[self.data_type])[..., 0]
-        measured = (given > 0) & (given < self._cap_m)  # false for NaN
-        depth = given * self._depth_per_ray_length() if self.data_type == RAY_LENGTH else given
-        measured &= (depth >= self._min_depth_m) & (depth <= self._max_depth_m)
-        return torch.where(measured, depth, 0.0)
+        depth = as_torch(self._sensor.data.output[self.data_type])[..., 0]
+        far_m = min(self._far_m, self._cap_m)
+        if self.data_type == RAY_LENGTH:
+            # The cap is the ray's, the limits are the depth's.
+            depth = torch.where(depth <= self._cap_m, depth, 0.0) * self._depth_per_ray_length()
+            far_m = self._far_m
+        return torch.where((depth >= self._near_m) & (depth <= far_m), depth, 0.0)  # false for NaN
 
     def _depth_per_ray_length(self) -> Tensor:
         """The cosine of each pixel's ray to the optical axis, (N, H, W)."""

@@ -81,7 +81,7 @@ class EncodedCamera:
             if self._depth is None:
                 self._features = self._encode(depth)
             else:
-                changed = (depth != self._depth).flatten(1).any(1)
+                changed = _changed(depth, self._depth)
                 count = int(changed.sum())
                 if count == len(depth):
                     self._features = self._encode(depth)
@@ -96,6 +96,13 @@ class EncodedCamera:
         self.images_encoded += len(depth)
         self._monitor.update(depth)
         return self.encoder.encode(depth, chunk=self._chunk)
+
+
+def _changed(images: Tensor, before: Tensor) -> Tensor:
+    """Which of (N, H, W) images differ, (N,)."""
+    # Nearly always they all do, which every eighth pixel shows; small operations are done before threads have begun.
+    changed = (images[:, ::8, ::8] != before[:, ::8, ::8]).flatten(1).any(1)
+    return changed if bool(changed.all()) else (images != before).flatten(1).any(1)
 
 
 class Delay:
