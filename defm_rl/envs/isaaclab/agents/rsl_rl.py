@@ -15,6 +15,7 @@ _HIDDEN = [128, 64]
 _GAUSSIAN = RslRlMLPModelCfg.GaussianDistributionCfg(init_std=0.5)
 _ENCODER = {
     "encoder": "defm_regnet_y_400mf",
+    "weights": "hub",
     "features": "P3",
     "grid": [2, 12],
     "bifpn": False,
