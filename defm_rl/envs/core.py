@@ -1,10 +1,11 @@
 """Depth-camera tasks on MuJoCo: many simulations in one process, behind gymnasium's vector interface."""
 
 import copy
+import dataclasses
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import gymnasium
 import numpy as np
@@ -14,13 +15,17 @@ from gymnasium.vector.utils import batch_space
 from mujoco.batch import Batch
 from numpy.typing import NDArray
 
-from defm_rl.envs.names import hint
 from defm_rl.envs.randomization import DelayLine, Randomization, Randomizer
 from defm_rl.envs.rendering import DepthRenderer, PictureRenderer, default_threads, far_plane_m
+from defm_rl.names import hint
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 Obs = dict[str, NDArray[np.float32]]
 Info = dict[str, Any]
 Ids = NDArray[np.int64]
+Config = TypeVar("Config", bound="DataclassInstance")
 
 _RESET_OPTIONS = ("reset_mask", "layout_seeds")
 
@@ -387,6 +392,24 @@ class MujocoVectorEnv(VectorEnv[Obs, NDArray[Any], NDArray[Any]], ABC):
             raise gymnasium.error.ClosedEnvironmentError("the environment has been closed")
 
 
+def configured(kind: type[Config], config: Config | None, settings: Mapping[str, Any]) -> Config:
+    """A task's configuration, with some of its fields set otherwise.
+
+    Args:
+        kind: The task's frozen dataclass.
+        config: What to begin with; None for the defaults.
+        settings: Values by field.
+
+    Raises:
+        TypeError: A setting that does not exist.
+    """
+    names = [field.name for field in dataclasses.fields(kind)]
+    for name in settings:
+        if name not in names:
+            raise TypeError(f"unknown setting {name!r}{hint(name, names)}")
+    return dataclasses.replace(config or kind(), **settings)
+
+
 def failure_modes(success: NDArray[np.bool_], modes: Mapping[str, NDArray[np.bool_]]) -> NDArray[np.str_]:
     """Say of each episode how it failed.
 
@@ -401,19 +424,35 @@ def failure_modes(success: NDArray[np.bool_], modes: Mapping[str, NDArray[np.boo
 
 
 class MujocoEnv(gymnasium.Env[Obs, NDArray[Any]]):
-    """One environment with gymnasium's single interface, on a vector environment of size one.
+    """One environment of a task with gymnasium's single interface, on its vector environment of size one.
 
     Args:
-        vector: A task with one simulation and autoreset disabled.
+        config, layout_seeds, render_mode, **settings: See the task's vector environment.
     """
 
     metadata: dict[str, Any] = MujocoVectorEnv.metadata
+    vector_env: ClassVar[type[Any]]
+    """The task's vector environment."""
 
-    def __init__(self, vector: MujocoVectorEnv) -> None:
-        self.vector = vector
-        self.observation_space = vector.single_observation_space
-        self.action_space = vector.single_action_space
-        self.render_mode = vector.render_mode
+    def __init__(
+        self,
+        config: Any = None,
+        *,
+        layout_seeds: Iterable[int] = (),
+        render_mode: str | None = None,
+        **settings: Any,
+    ) -> None:
+        self.vector: MujocoVectorEnv = self.vector_env(
+            1,
+            config,
+            autoreset_mode=AutoresetMode.DISABLED,
+            layout_seeds=layout_seeds,
+            render_mode=render_mode,
+            **settings,
+        )
+        self.observation_space = self.vector.single_observation_space
+        self.action_space = self.vector.single_action_space
+        self.render_mode = self.vector.render_mode
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Obs, Info]:
         """Begin an episode; options as in the vector environment."""

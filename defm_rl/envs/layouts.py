@@ -9,7 +9,7 @@ from scipy import ndimage
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import dijkstra
 
-from defm_rl.envs.names import hint
+from defm_rl.names import hint
 
 Floats = NDArray[np.float64]
 

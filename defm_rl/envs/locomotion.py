@@ -1,6 +1,5 @@
 """Legged locomotion: a quadruped follows velocity commands over stairs, gaps, rungs and stones that it sees."""
 
-import dataclasses
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -13,8 +12,7 @@ from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
 
 from defm_rl.envs.boxes import BOX_FIELDS, Boxes, add_box
-from defm_rl.envs.core import Ids, MujocoEnv, MujocoVectorEnv, failure_modes
-from defm_rl.envs.names import hint
+from defm_rl.envs.core import Ids, MujocoEnv, MujocoVectorEnv, configured, failure_modes
 from defm_rl.envs.quadruped import ACTUATOR_NAMES, JOINT_NAMES, LEGS, LINKS, Legs, Trot
 from defm_rl.envs.randomization import Randomization
 from defm_rl.envs.rendering import GEOM_GROUPS_SEEN
@@ -194,7 +192,7 @@ class LocomotionVectorEnv(MujocoVectorEnv):
         render_mode: str | None = None,
         **settings: Any,
     ) -> None:
-        self.config = _configure(config, settings)
+        self.config = configured(LocomotionConfig, config, settings)
         self.level = get_level(self.config.level)
         model = _build_model(self.config, self.level)
         super().__init__(
@@ -434,34 +432,8 @@ class LocomotionEnv(MujocoEnv):
         config, layout_seeds, render_mode, **settings: See `LocomotionVectorEnv`.
     """
 
-    metadata: dict[str, Any] = LocomotionVectorEnv.metadata
-
-    def __init__(
-        self,
-        config: LocomotionConfig | None = None,
-        *,
-        layout_seeds: Iterable[int] = (),
-        render_mode: str | None = None,
-        **settings: Any,
-    ) -> None:
-        super().__init__(
-            LocomotionVectorEnv(
-                1,
-                config,
-                autoreset_mode=AutoresetMode.DISABLED,
-                layout_seeds=layout_seeds,
-                render_mode=render_mode,
-                **settings,
-            )
-        )
-
-
-def _configure(config: LocomotionConfig | None, settings: dict[str, Any]) -> LocomotionConfig:
-    names = [setting.name for setting in dataclasses.fields(LocomotionConfig)]
-    for name in settings:
-        if name not in names:
-            raise TypeError(f"unknown setting {name!r}{hint(name, names)}")
-    return dataclasses.replace(config or LocomotionConfig(), **settings)
+    vector_env = LocomotionVectorEnv
+    metadata = LocomotionVectorEnv.metadata
 
 
 def _box(size: int) -> spaces.Box:

@@ -1,6 +1,5 @@
 """Grasping: an arm with a two-finger gripper and a depth camera picks objects of random shape from a table."""
 
-import dataclasses
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,8 +10,7 @@ from gymnasium import spaces
 from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
 
-from defm_rl.envs.core import Ids, MujocoEnv, MujocoVectorEnv, failure_modes
-from defm_rl.envs.names import hint
+from defm_rl.envs.core import Ids, MujocoEnv, MujocoVectorEnv, configured, failure_modes
 from defm_rl.envs.objects import AREA_M, SHAPES, Object, draw_scene, get_level
 from defm_rl.envs.randomization import Randomization
 from defm_rl.envs.robots import check_robot, load_robot
@@ -196,7 +194,7 @@ class ManipulationVectorEnv(MujocoVectorEnv):
         render_mode: str | None = None,
         **settings: Any,
     ) -> None:
-        self.config = _configure(config, settings)
+        self.config = configured(ManipulationConfig, config, settings)
         self.level = get_level(self.config.level)
         max_steps = self.config.max_episode_steps
         max_steps = self.level.max_episode_steps if max_steps is None else max_steps
@@ -524,24 +522,7 @@ class ManipulationEnv(MujocoEnv):
         config, layout_seeds, render_mode, **settings: See `ManipulationVectorEnv`.
     """
 
-    def __init__(
-        self,
-        config: ManipulationConfig | None = None,
-        *,
-        layout_seeds: Iterable[int] = (),
-        render_mode: str | None = None,
-        **settings: Any,
-    ) -> None:
-        super().__init__(
-            ManipulationVectorEnv(
-                1,
-                config,
-                autoreset_mode=AutoresetMode.DISABLED,
-                layout_seeds=layout_seeds,
-                render_mode=render_mode,
-                **settings,
-            )
-        )
+    vector_env = ManipulationVectorEnv
 
 
 def oracle_action(env: ManipulationVectorEnv) -> NDArray[np.float32]:
@@ -566,14 +547,6 @@ def oracle_action(env: ManipulationVectorEnv) -> NDArray[np.float32]:
     shut = np.where(there | grasped, -1.0, 1.0)
     actions = np.column_stack([(goal - command) / env._reach, shut])
     return np.clip(actions, -1, 1).astype(np.float32)
-
-
-def _configure(config: ManipulationConfig | None, settings: dict[str, Any]) -> ManipulationConfig:
-    names = [field.name for field in dataclasses.fields(ManipulationConfig)]
-    for name in settings:
-        if name not in names:
-            raise TypeError(f"unknown setting {name!r}{hint(name, names)}")
-    return dataclasses.replace(config or ManipulationConfig(), **settings)
 
 
 def _vector_spaces(joints: int, objects: int) -> dict[str, spaces.Box]:

@@ -1,6 +1,5 @@
 """Point-goal navigation: a rover with velocity commands and a depth camera among walls, boxes and corridors."""
 
-import dataclasses
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,9 +11,8 @@ from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
 
 from defm_rl.envs.boxes import BOX_FIELDS, Boxes, add_box
-from defm_rl.envs.core import Ids, MujocoEnv, MujocoVectorEnv, failure_modes
+from defm_rl.envs.core import Ids, MujocoEnv, MujocoVectorEnv, configured, failure_modes
 from defm_rl.envs.layouts import WALL_THICKNESS_M, Grid, Layout, Level, draw_layout, get_level
-from defm_rl.envs.names import hint
 from defm_rl.envs.randomization import Randomization
 from defm_rl.envs.rendering import GEOM_GROUPS_SEEN
 from defm_rl.envs.robots import check_robot, load_robot
@@ -122,7 +120,7 @@ class NavigationVectorEnv(MujocoVectorEnv):
         render_mode: str | None = None,
         **settings: Any,
     ) -> None:
-        self.config = _configure(config, settings)
+        self.config = configured(NavigationConfig, config, settings)
         self.level = get_level(self.config.level)
         self._state_bounds = _state_space()
         max_steps = self.config.max_episode_steps
@@ -283,24 +281,7 @@ class NavigationEnv(MujocoEnv):
         config, layout_seeds, render_mode, **settings: See `NavigationVectorEnv`.
     """
 
-    def __init__(
-        self,
-        config: NavigationConfig | None = None,
-        *,
-        layout_seeds: Iterable[int] = (),
-        render_mode: str | None = None,
-        **settings: Any,
-    ) -> None:
-        super().__init__(
-            NavigationVectorEnv(
-                1,
-                config,
-                autoreset_mode=AutoresetMode.DISABLED,
-                layout_seeds=layout_seeds,
-                render_mode=render_mode,
-                **settings,
-            )
-        )
+    vector_env = NavigationVectorEnv
 
 
 def oracle_action(env: NavigationVectorEnv) -> NDArray[np.float32]:
@@ -321,14 +302,6 @@ def oracle_action(env: NavigationVectorEnv) -> NDArray[np.float32]:
     forward = 2 * speed * np.clip(np.cos(error), 0, 1) ** 4 - 1
     turn = error / (turn_time_s * env.config.max_turn_rate_rad_s)
     return np.column_stack([forward, np.clip(turn, -1, 1)]).astype(np.float32)
-
-
-def _configure(config: NavigationConfig | None, settings: dict[str, Any]) -> NavigationConfig:
-    names = [field.name for field in dataclasses.fields(NavigationConfig)]
-    for name in settings:
-        if name not in names:
-            raise TypeError(f"unknown setting {name!r}{hint(name, names)}")
-    return dataclasses.replace(config or NavigationConfig(), **settings)
 
 
 def _state_space() -> spaces.Box:

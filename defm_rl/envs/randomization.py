@@ -11,7 +11,7 @@ import numpy as np
 from mujoco.batch import Batch
 from numpy.typing import NDArray
 
-from defm_rl.envs.names import hint
+from defm_rl.names import hint
 
 Range = tuple[float, float]
 Floats = NDArray[np.float64]

@@ -14,7 +14,7 @@ import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
-from defm_rl.envs.names import hint
+from defm_rl.names import hint
 
 RENDERERS = ("auto", "egl", "rays")
 

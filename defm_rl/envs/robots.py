@@ -7,7 +7,7 @@ from typing import Any
 
 import mujoco
 
-from defm_rl.envs.names import hint
+from defm_rl.names import hint
 
 ROBOTS = {path.stem: path for path in sorted(Path(__file__).parent.glob("*.xml"))}
 """The robots that come with the tasks: names and files."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from defm_rl.envs.names import hint
+from defm_rl.names import hint
 
 Floats = NDArray[np.float64]
 Blocks = list[tuple[float, float, float, float, float]]

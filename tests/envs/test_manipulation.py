@@ -1,16 +1,14 @@
 """The manipulation task: what grasping takes, how the arm obeys, what is seen and known, and what it refuses."""
 
-import warnings
 from pathlib import Path
 
 import gymnasium
 import mujoco
 import numpy as np
 import pytest
-from gymnasium.utils.env_checker import check_env as check_gymnasium
-from stable_baselines3.common.env_checker import check_env as check_sb3
+from playing import all_do, run_episodes
 
-from defm_rl.envs import ManipulationConfig, ManipulationEnv, ManipulationVectorEnv
+from defm_rl.envs import ManipulationConfig, ManipulationVectorEnv
 from defm_rl.envs.manipulation import oracle_action
 from defm_rl.envs.objects import LEVELS, SHAPES, draw_scene
 from defm_rl.envs.robots import ROBOTS
@@ -32,27 +30,6 @@ def make():
     yield _make
     for env in made:
         env.close()
-
-
-def all_do(env, action):
-    return np.tile(np.asarray(action, np.float32), (env.num_envs, 1))
-
-
-def run_episodes(env, policy, seeds):
-    """Plays every layout once; results by layout seed."""
-    env.reset(seed=0, options={"layout_seeds": seeds})
-    results = {}
-    for _ in range(env.max_episode_steps * len(seeds)):
-        if len(results) == len(seeds):
-            return results
-        info = env.step(policy(env))[-1]
-        ended = info.get("final_info", info)
-        for i in np.flatnonzero(ended.get("_success", [])):
-            if ended["layout_seed"][i] in seeds:
-                results[int(ended["layout_seed"][i])] = {
-                    name: values[i] for name, values in ended.items() if not name.startswith("_")
-                }
-    raise AssertionError(f"only {len(results)} of {len(seeds)} layouts were played")
 
 
 def rate(results):
@@ -427,18 +404,6 @@ def test_gymnasium_makes_it_by_name():
     observation, info = env.reset(seed=7)
     assert observation in env.observation_space
     assert info == {"layout_seed": 7}
-    env.close()
-
-
-def test_gymnasiums_checker_passes():
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        check_gymnasium(gymnasium.make("defm_rl/Manipulation-v0").unwrapped)
-
-
-def test_stable_baselines_checker_passes():
-    env = ManipulationEnv(observations=(*BOTH, *KNOWN))
-    check_sb3(env)
     env.close()
 
 
