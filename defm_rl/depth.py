@@ -141,7 +141,7 @@ def as_depth(depth: DepthImages, unit: str = "m", *, check_values: bool | None =
         images = images * _METRES_PER_UNIT[unit]
     if check_values is None:
         check_values = images.device.type == "cpu"
-    if check_values and not _is_traced() and _is_negative(images):
+    if check_values and not is_traced() and _is_negative(images):
         raise ValueError(
             f"depth must be positive, got only negative values (such as {images.min().item():.4g}): "
             "flip the sign if the camera looks along its negative z axis"
@@ -182,7 +182,7 @@ def normalize_channels(
     target = target_size(depth.shape[1], depth.shape[2], size, multiple_of)
     if pad_to is not None:
         _check_positive("pad_to", pad_to)
-    if _is_traced() or (depth.requires_grad and torch.is_grad_enabled()):
+    if is_traced() or (depth.requires_grad and torch.is_grad_enabled()):
         return _normalize_traceable(depth, target, pad_to).to(dtype)
     return _normalize_in_place(depth, target, pad_to).to(dtype)
 
@@ -219,9 +219,14 @@ class DepthScaleMonitor:
         self._seen = 0
         self._negative = 0
 
+    def watch(self, images: Tensor, unit: str) -> None:
+        """`update` with depth as `as_depth` takes it; costs nothing once there is no need to look any more."""
+        if not (self.done or is_traced()):
+            self.update(as_depth(images, unit, check_values=False))
+
     def update(self, depth: Tensor) -> None:
         """Watch a batch of depth images, (B, H, W), metres; a `ScaleWarning` comes where they look normalised."""
-        if self.done or _is_traced():
+        if self.done or is_traced():
             return
         pixels = depth.detach().flatten(1).nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
         peaks = pixels.amax(1)
@@ -248,7 +253,7 @@ class DepthScaleMonitor:
             )
 
 
-def _is_traced() -> bool:
+def is_traced() -> bool:
     """Whether a graph is being recorded, so that nothing may depend on values."""
     return torch.compiler.is_compiling() or torch._C._is_tracing()
 

@@ -8,7 +8,7 @@ import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
-from defm_rl.depth import DepthScaleMonitor, as_depth
+from defm_rl.depth import DepthScaleMonitor
 from defm_rl.observations import ONLY_KEY, depth_layouts, make_encoder, over_cameras
 
 
@@ -56,7 +56,6 @@ class DepthFusion(nn.Module):
         return torch.cat([*latents, *(by_key[key].flatten(1).float() for key in self._others)], dim=1)
 
     def _features(self, images: Tensor) -> Tensor:
-        if not self._monitor.done:
-            self._monitor.update(as_depth(images, self.encoder.unit, check_values=False))
+        self._monitor.watch(images, self.encoder.unit)
         features: Tensor = self.encoder.encode(images) if self.encoder.frozen else self.encoder(images)
         return features

@@ -151,8 +151,7 @@ class DepthTransform:
         return batch[ONLY_KEY], [single[ONLY_KEY] for single in singles]
 
     def _watched(self, images: Tensor) -> Tensor:
-        if not self._monitor.done:
-            self._monitor.update(as_depth(images, self._unit, check_values=False))
+        self._monitor.watch(images, self._unit)
         return self._function(images)
 
 

@@ -146,7 +146,7 @@ def _learn(
     curves: Curves,
     former: dict[str, Any] | None,
 ) -> None:
-    """Trains to the configured number of steps; leaves a checkpoint whatever happens."""
+    """Trains to the configured number of steps; leaves a checkpoint at the end, and where it is interrupted."""
     kept = {"wandb_id": curves.wandb_id, "resumed": former["resumed"] if former else []}
 
     def save() -> None:

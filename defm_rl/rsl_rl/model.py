@@ -13,7 +13,7 @@ from rsl_rl.utils import resolve_callable
 from tensordict import TensorDict
 from torch import Tensor, nn
 
-from defm_rl.depth import DepthScaleMonitor, as_depth
+from defm_rl.depth import DepthScaleMonitor
 from defm_rl.encoders import DepthEncoder
 from defm_rl.observations import DepthLayout, over_cameras
 
@@ -309,8 +309,7 @@ class DepthEncoding(nn.Module):
         if not isinstance(self.encoder, DepthEncoder):
             features: Tensor = self.encoder(images)
             return features
-        if not self._monitor.done:
-            self._monitor.update(as_depth(images, self.encoder.unit, check_values=False))
+        self._monitor.watch(images, self.encoder.unit)
         return self.encoder.encode(images) if self.encoder.frozen else self.encoder(images)
 
 

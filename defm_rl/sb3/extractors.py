@@ -10,7 +10,7 @@ from stable_baselines3.common.preprocessing import get_flattened_obs_dim, is_ima
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from torch import Tensor, nn
 
-from defm_rl.depth import DepthScaleMonitor, as_depth
+from defm_rl.depth import DepthScaleMonitor, is_traced
 from defm_rl.observations import ONLY_KEY, as_dict, depth_layouts, make_encoder, over_cameras
 
 Observations = Tensor | dict[str, Tensor]
@@ -79,10 +79,9 @@ class DefmExtractor(BaseFeaturesExtractor):
         return torch.cat([*features.values(), *(by_key[key].flatten(1) for key in self._others)], dim=1)
 
     def _encode(self, depth: Tensor) -> Tensor:
-        if _traced():
+        if is_traced():
             return self._features(depth)
-        if not self._monitor.done:
-            self._monitor.update(as_depth(depth, self.encoder.unit, check_values=False))
+        self._monitor.watch(depth, self.encoder.unit)
         if not self.training:
             return self._features(depth)
         # Recurrent policies train on sequences padded with zeros: all empty images share one encoding.
@@ -94,7 +93,9 @@ class DefmExtractor(BaseFeaturesExtractor):
         return self._features(depth[rows])[row_of_image]
 
     def _features(self, depth: Tensor) -> Tensor:
-        features: Tensor = self.encoder.encode(depth) if self.encoder.frozen and not _traced() else self.encoder(depth)
+        features: Tensor = (
+            self.encoder.encode(depth) if self.encoder.frozen and not is_traced() else self.encoder(depth)
+        )
         return features
 
 
@@ -136,10 +137,6 @@ class FeatureProjection(BaseFeaturesExtractor):
         by_key: dict[str, Tensor] = as_dict(observations)
         projected = [projection(by_key[key].flatten(1)) for key, projection in self.projections.items()]
         return torch.cat([*projected, *(by_key[key].flatten(1) for key in self._others)], dim=1)
-
-
-def _traced() -> bool:
-    return torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None
 
 
 def _subspaces(space: spaces.Space[Any]) -> dict[str, spaces.Space[Any]]:
