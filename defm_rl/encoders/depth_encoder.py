@@ -1,17 +1,19 @@
 """Depth in, features out: a DeFM network with its normalization, frozen or trained."""
 
+import contextlib
+import copy
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Self
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from defm_rl.depth import as_depth, normalize_channels
+from defm_rl.depth import as_depth, is_traced, normalize_channels
 from defm_rl.encoders.base import Encoder
 from defm_rl.encoders.freezing import freeze, unfreeze
-from defm_rl.encoders.inference import FrozenRunner
+from defm_rl.encoders.inference import Compiled, FrozenRunner
 from defm_rl.encoders.layers import StochasticDepth
 from defm_rl.encoders.output import EncoderOutput
 from defm_rl.encoders.pooling import make_pool
@@ -19,6 +21,13 @@ from defm_rl.encoders.weights import WeightsInfo
 from defm_rl.encoders.zoo import CARDS, load_encoder
 
 Size = int | tuple[int, int]
+
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+COMPILERS = ("auto", "inductor", "off")
+
+# On a processor their small and grouped convolutions are faster with the channels last, in float32; those of the
+# ResNets are slower, and so is everything in half precision.
+_CHANNELS_LAST_FAMILIES = ("regnet", "efficientnet")
 
 
 class DepthEncoder(nn.Module):
@@ -44,6 +53,12 @@ class DepthEncoder(nn.Module):
             depends on it, "columns" and "flatten".
         size: Resizes to this height and width (or square side) first.
         unit: Unit of the depth: "m", or "mm" for integers.
+        precision: What the network computes in: "float32", "bfloat16" or "float16". Weights, the depth's normalization
+            and the features that come out are in float32 whatever it is.
+        compile: How the network runs. "auto": on a CPU as a traced graph with a share of the batch on every core where
+            all is frozen, elsewhere operation by operation. "inductor": compiled by `torch.compile`, with CUDA graphs
+            on a GPU in `encode`, which takes some time for every new size of batch and images. "off": operation by
+            operation everywhere.
         revision: The Hub revision (branch, tag or commit).
         cache_dir: The Hub's cache directory.
         seed: Seeds random weights.
@@ -73,12 +88,16 @@ class DepthEncoder(nn.Module):
         image_size: Size | None = None,
         size: Size | None = None,
         unit: str = "m",
+        precision: str = "float32",
+        compile: str = "auto",  # noqa: A002  the name that torch gives it
         revision: str | None = None,
         cache_dir: str | None = None,
         seed: int = 0,
         network: Encoder | None = None,
     ) -> None:
         super().__init__()
+        _check_choice("precision", precision, PRECISIONS)
+        _check_choice("compile", compile, COMPILERS)
         if network is not None and trainable != "none":
             raise ValueError("A shared network cannot be trained: leave out network=, or pass trainable='none'.")
         self.encoder_name = encoder
@@ -90,6 +109,7 @@ class DepthEncoder(nn.Module):
         self.stochastic_depth = stochastic_depth
         self.size = _pair(size)
         self.unit = unit
+        self.precision, self.compile_mode = precision, compile
         self._check_features()
         # The Bi-FPN adds levels of unlike strides cell by cell: sizes must divide. A ViT cuts the image into patches.
         self._pad_to = self.card.size_multiple if self._uses_bifpn else None
@@ -109,7 +129,9 @@ class DepthEncoder(nn.Module):
             self.feature_dim += dim
 
         self.threads = torch.get_num_threads()
-        self._runner: FrozenRunner | None = None
+        self._runner: Callable[[Tensor], Tensor] | None = None
+        self._runner_version = 0
+        self._compiled: Compiled | None = None
         self._trainable: tuple[str, ...] = ()
         freeze(self.net, lambda _: True)
         self.unfreeze(trainable)
@@ -146,7 +168,7 @@ class DepthEncoder(nn.Module):
             (B, feature_dim) in the network's dtype (float32 unless it was cast; under autocast, too), with a gradient
             graph only through what is trained.
         """
-        return self._eager(self._images(depth))
+        return self._run(self._images(depth))
 
     def encode(self, depth: Tensor | np.ndarray, *, chunk: int = 1024) -> Tensor:
         """Features without gradients, the fast way: what a frozen encoder does once per frame.
@@ -160,11 +182,7 @@ class DepthEncoder(nn.Module):
         """
         with torch.no_grad():
             depth = self._images(depth)
-            run: Callable[[Tensor], Tensor] = self._eager
-            if self.frozen and depth.device.type == "cpu":
-                if self._runner is None:
-                    self._runner = FrozenRunner(self._normalized, self._pooled, list(self.net.buffers()), self.threads)
-                run = self._runner
+            run = self._frozen_runner() if self.frozen else self._run
             if len(depth) <= chunk:
                 return run(depth)
             return torch.cat([run(part) for part in depth.split(chunk)])
@@ -201,7 +219,7 @@ class DepthEncoder(nn.Module):
                 f"name earlier stages to train ({', '.join(prefixes)})."
             )
         self._trainable = tuple(s for s in prefixes if s in stages or s in self._trainable)
-        self._runner = None  # its graphs hold a copy of the weights, and are of use to a frozen encoder only
+        self._forget_compiled()
         self.train(self.training)
         new = [parameter for name, parameter in thawed.items() if name not in unused]
         for parameter in new:
@@ -252,12 +270,12 @@ class DepthEncoder(nn.Module):
             )
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        """What `to`, `half` and their like go through: graphs hold the weights as they were before."""
-        self._runner = None
+        """What `to`, `half` and their like go through."""
+        self._forget_compiled()
         return super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_runner": None}  # threads and compiled graphs are not copied
+        return {**self.__dict__, "_runner": None, "_compiled": None}  # threads and compiled graphs are not copied
 
     def extra_repr(self) -> str:
         """The settings, in the order of the constructor."""
@@ -276,20 +294,63 @@ class DepthEncoder(nn.Module):
         images = as_depth(depth, self.unit, check_values=False)
         return images if images.device == self.device else images.to(self.device)
 
-    def _eager(self, depth: Tensor) -> Tensor:
-        return self._pooled(self._normalized(depth))
+    def _run(self, depth: Tensor) -> Tensor:
+        """(B, H, W) depth to features with the weights as they are, and gradients where something is trained."""
+        network: Callable[[Tensor], Tensor] = self._pooled
+        if self.compile_mode == "inductor" and not is_traced():
+            if self._compiled is None:
+                self._compiled = Compiled(self._pooled, self.encoder_name, cuda_graphs=False)
+            network = self._compiled
+        return network(self._normalized(depth))
 
-    def _normalized(self, depth: Tensor) -> Tensor:
+    def _frozen_runner(self) -> Callable[[Tensor], Tensor]:
+        """What `encode` runs where nothing is trained; made anew when weights have been changed in place."""
+        weights = [weight for weight in self.net.buffers() if not weight.is_inference()]  # those cannot be changed
+        version = sum(weight._version for weight in weights)
+        if self._runner is None or version != self._runner_version:
+            self._runner, self._runner_version = self._make_runner(), version
+        return self._runner
+
+    def _make_runner(self) -> Callable[[Tensor], Tensor]:
+        graph = self.compile_mode == "auto" and self.device.type == "cpu"
+        dtype = PRECISIONS[self.precision] if self.dtype == torch.float32 else self.dtype
+        last = graph and dtype == torch.float32 and self.card.family in _CHANNELS_LAST_FAMILIES
+        layout = torch.channels_last if last else torch.contiguous_format
+        net = self.net
+        if last or dtype != self.dtype:
+            # A network that is in this precision is faster than autocast, which normalizes groups in float32 on a GPU.
+            net = copy.deepcopy(net).to(dtype=dtype, memory_format=layout)  # type: ignore[call-overload]
+
+        def prepare(depth: Tensor) -> Tensor:
+            return self._normalized(depth, dtype).contiguous(memory_format=layout)
+
+        def network(x: Tensor) -> Tensor:
+            return self._pooled(x, net)
+
+        if graph:
+            return FrozenRunner(prepare, network, self.threads)
+        run = Compiled(network, self.encoder_name, cuda_graphs=True) if self.compile_mode == "inductor" else network
+        return lambda depth: run(prepare(depth))
+
+    def _forget_compiled(self) -> None:
+        """Graphs hold the weights, their device and their dtype as they were."""
+        self._runner = self._compiled = None
+
+    def _normalized(self, depth: Tensor, dtype: torch.dtype | None = None) -> Tensor:
         return normalize_channels(
-            depth, self.size, pad_to=self._pad_to, multiple_of=self._multiple_of, dtype=self.dtype
+            depth, self.size, pad_to=self._pad_to, multiple_of=self._multiple_of, dtype=dtype or self.dtype
         )
 
-    def _raw(self, x: Tensor) -> EncoderOutput:
-        output: EncoderOutput = self.net(x, bifpn=self.bifpn, features=self.features)
-        return output
+    def _raw(self, x: Tensor, net: nn.Module | None = None) -> EncoderOutput:
+        """What the network, or a copy of it in another precision, makes of channels; float32 at reduced precision."""
+        reduced = self.precision != "float32"
+        autocast = reduced and x.dtype == torch.float32 and net is None
+        with torch.autocast(x.device.type, PRECISIONS[self.precision]) if autocast else contextlib.nullcontext():
+            output: EncoderOutput = (net or self.net)(x, bifpn=self.bifpn, features=self.features)
+        return output.float() if reduced else output
 
-    def _pooled(self, x: Tensor) -> Tensor:
-        output = self._raw(x)
+    def _pooled(self, x: Tensor, net: nn.Module | None = None) -> Tensor:
+        output = self._raw(x, net)
         vectors = []
         for name in self.features:
             if name == "global":
@@ -297,7 +358,9 @@ class DepthEncoder(nn.Module):
                 vectors.append(output.global_features)
             else:
                 vectors.append(self.pools[name](output.maps[name]))
-        return torch.cat(vectors, dim=1).to(x.dtype)  # autocast's operations each have a dtype of their own
+        features = torch.cat(vectors, dim=1)
+        # Operations under a caller's autocast each have a dtype of their own.
+        return features.float() if self.precision != "float32" else features.to(x.dtype)
 
     def _check_features(self) -> None:
         known = ("global", *self.card.levels)
@@ -344,6 +407,11 @@ class DepthEncoder(nn.Module):
                 return set(parameters)
             gradients = torch.autograd.grad(total, list(parameters.values()), allow_unused=True)
         return {name for name, gradient in zip(parameters, gradients, strict=True) if gradient is None}
+
+
+def _check_choice(name: str, value: str, choices: Iterable[str]) -> None:
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(choices)}; got {value!r}.")
 
 
 def _pair(size: Size | None) -> tuple[int, int] | None:

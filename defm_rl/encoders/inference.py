@@ -1,9 +1,10 @@
-"""A frozen encoder on a processor: one traced graph, a share of the batch on every core."""
+"""How an encoder computes: on a processor by one traced graph with a share of the batch on every core, or compiled."""
 
 import logging
 import os
+import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import cast
 
@@ -12,46 +13,35 @@ from torch import Tensor, nn
 
 _logger = logging.getLogger(__name__)
 
-# Two shares for each thread: one that is done early helps with the rest, and smaller shares stay in the cache. Below so
-# many images, a share is too small to be worth handing over.
-_SHARES_PER_THREAD = 2
-_SMALLEST_SHARE = 4
+# A share of about so many pixels keeps a core busy for longer than handing it over takes, and its activations fit
+# into memory that the allocator reuses: beyond 32 MB, glibc asks the kernel for each of them anew, page by page.
+# Chosen by measurement; smaller batches are run at once, with PyTorch's own threads.
+_PIXELS_PER_SHARE = 100_000
 
 
 class FrozenRunner:
     """Runs a frozen function of a batch on several threads, each on its share of the batch.
 
-    Depth encoders are made of many small operations, which one core each finishes sooner than all cores together: a
-    share per core keeps every core busy without their waiting for each other after each operation. The traced graph
-    keeps Python, which only one thread can run at a time, out of it.
+    Depth encoders are made of many small operations, which one core each finishes sooner than all cores together:
+    shares keep every core busy without their waiting for each other after each operation. The traced graph keeps
+    Python, which only one thread can run at a time, out of it.
 
     Args:
         prepare: From (B, H, W) depth to (B, 3, H', W') channels; runs as it is.
-        network: From channels to (B, D) features, each image's depending on that image alone; becomes a graph.
-        weights: The network's weights. A graph keeps what it has computed from them, and is made anew when they change.
+        network: From channels to (B, D) features, each image's depending on that image alone; becomes a graph, which
+            keeps the weights as they are now.
         threads: Number of threads.
     """
 
-    def __init__(
-        self,
-        prepare: Callable[[Tensor], Tensor],
-        network: Callable[[Tensor], Tensor],
-        weights: Sequence[Tensor],
-        threads: int,
-    ) -> None:
+    def __init__(self, prepare: Callable[[Tensor], Tensor], network: Callable[[Tensor], Tensor], threads: int) -> None:
         self._prepare, self._network = prepare, network
-        self._weights = [weight for weight in weights if not weight.is_inference()]  # those cannot be changed in place
         self._graphs: dict[tuple[int, int], Callable[[Tensor], Tensor]] = {}
-        self._version = self._weights_version()
         self._threads = threads
         self._pool: ThreadPoolExecutor | None = None
         self._process = os.getpid()
 
     def __call__(self, depth: Tensor) -> Tensor:
         """(B, H, W) depth to (B, D) features."""
-        if self._version != (version := self._weights_version()):
-            self._graphs.clear()
-            self._version = version
         if self._process != (process := os.getpid()):
             # Forked: threads stay behind, the pool's as well as PyTorch's own, for which it would wait forever.
             torch.set_num_threads(1)
@@ -60,21 +50,54 @@ class FrozenRunner:
         size = (depth.shape[-2], depth.shape[-1])
         if size not in self._graphs:
             self._graphs[size] = _trace(self._network, self._prepare(depth[:1]))
-        shares = min(_SHARES_PER_THREAD * self._threads, len(depth) // _SMALLEST_SHARE)
-        if self._threads < 2 or shares < 2:
-            return self._run(depth)
+        shares = self._shares(depth)
+        if self._threads < 2 or len(shares) < 2:
+            return torch.cat([self._run(share) for share in shares])
         if self._pool is None:
             self._pool = ThreadPoolExecutor(self._threads, "encode", initializer=torch.set_num_threads, initargs=(1,))
-        return torch.cat(list(self._pool.map(self._run, depth.chunk(shares))))
+        return torch.cat(list(self._pool.map(self._run, shares)))
 
-    def _weights_version(self) -> int:
-        """A number that PyTorch raises with each change in place."""
-        return sum(weight._version for weight in self._weights)
+    def _shares(self, depth: Tensor) -> tuple[Tensor, ...]:
+        """The batch, or where it is large parts of it, the same number for each thread."""
+        count = round(depth.numel() / _PIXELS_PER_SHARE)
+        if count < 2:
+            return (depth,)
+        return depth.chunk(-(-count // self._threads) * self._threads)
 
     def _run(self, depth: Tensor) -> Tensor:
         # Gradient mode and autocast belong to a thread: the pool's must be told, and do the same as the caller's.
         with torch.no_grad(), torch.autocast("cpu", enabled=False):
             return self._graphs[depth.shape[-2], depth.shape[-1]](self._prepare(depth))
+
+
+class Compiled:
+    """A network compiled by TorchInductor, for each size of the batch and the images when it first comes.
+
+    On a GPU its operations are recorded as CUDA graphs, which launch at once. Inductor keeps what it has compiled on
+    disk: the next process only loads it. How long it took is logged.
+
+    Args:
+        network: From channels to features.
+        name: For the log.
+        cuda_graphs: Whether to record CUDA graphs on a GPU; where no gradients are needed.
+    """
+
+    def __init__(self, network: Callable[[Tensor], Tensor], name: str, *, cuda_graphs: bool) -> None:
+        self._run = torch.compile(network, mode="reduce-overhead" if cuda_graphs else None)
+        self._name = name
+        self._seen: set[tuple[torch.Size, bool]] = set()
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """(B, 3, H, W) channels to (B, D) features."""
+        key = x.shape, torch.is_grad_enabled()
+        if key in self._seen:
+            return self._run(x).clone()  # a CUDA graph writes its next result over this one
+        self._seen.add(key)
+        start = time.perf_counter()
+        features = self._run(x).clone()
+        size = "x".join(map(str, x.shape))
+        _logger.info("Compiling %s for %s took %.1f s.", self._name, size, time.perf_counter() - start)
+        return features
 
 
 def _trace(function: Callable[[Tensor], Tensor], example: Tensor) -> Callable[[Tensor], Tensor]:

@@ -16,3 +16,8 @@ class EncoderOutput(NamedTuple):
 
     global_features: Tensor | None
     maps: dict[str, Tensor]
+
+    def float(self) -> "EncoderOutput":
+        """The same in float32."""
+        global_features = None if self.global_features is None else self.global_features.float()
+        return EncoderOutput(global_features, {level: features.float() for level, features in self.maps.items()})

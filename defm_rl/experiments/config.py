@@ -84,6 +84,8 @@ class EncoderConfig:
     pool: str = "grid"  # how a map becomes a vector: mean, columns, grid, spatial_softmax, attention, flatten
     grid: tuple[int, int] = (2, 4)  # rows and columns of the grid pool
     bifpn: bool = True  # whether maps pass through the BiFPN
+    precision: str = "float32"  # what the network computes in: float32, bfloat16 or float16
+    compile: str = "auto"  # how it runs: auto, inductor (torch.compile; takes a minute at the start), or off
     trainable: list[str] = field(
         default_factory=list
     )  # stages to train, or [all]; empty: frozen, encoded once per frame

@@ -34,6 +34,8 @@ def encoder_kwargs(config: EncoderConfig, image_size: tuple[int, int]) -> dict[s
         "pool": config.pool,
         "grid": config.grid,
         "bifpn": config.bifpn,
+        "precision": config.precision,
+        "compile": config.compile,
         "image_size": image_size,
     }
 

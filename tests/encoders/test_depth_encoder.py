@@ -2,8 +2,10 @@
 
 import copy
 import io
+import logging
 import os
 import pickle
+import shutil
 import subprocess
 import sys
 import warnings
@@ -391,7 +393,7 @@ def test_the_fast_way_gives_the_same_features_for_any_batch(name):
 def test_the_fast_way_uses_a_graph_and_a_share_per_thread(depth, features, image_size):
     encoder = make(features=features, bifpn=False, image_size=image_size)
     encoder.threads = 2
-    encoder.encode(torch.cat([depth, depth, depth]))
+    encoder.encode(depth.repeat(24, 1, 1))
     assert isinstance(encoder._runner, inference.FrozenRunner)
     assert all(isinstance(graph, torch.jit.ScriptModule) for graph in encoder._runner._graphs.values())
     assert encoder._runner._pool is not None
@@ -419,10 +421,67 @@ def test_the_fast_way_follows_changes_of_the_weights(depth, name, change):
     torch.testing.assert_close(encoder.encode(depth), encoder(depth), rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.parametrize(("precision", "tolerance"), [("bfloat16", 0.03), ("float16", 0.004)])
+@pytest.mark.parametrize("way", ["auto", "off"])
+def test_a_reduced_precision_changes_features_by_its_rounding_only(depth, precision, tolerance, way):
+    exact = make(encoder="defm_regnet_y_400mf").encode(depth)
+    encoder = make(encoder="defm_regnet_y_400mf", precision=precision, compile=way)
+    for features in (encoder.encode(depth), encoder(depth)):
+        assert features.dtype == torch.float32
+        error = ((features - exact).norm() / exact.norm()).item()
+        assert 1e-5 < error < tolerance  # and it does compute in it
+    assert encoder.dtype == torch.float32
+    assert same(weights(encoder), weights(make(encoder="defm_regnet_y_400mf")))
+
+
+def test_a_reduced_precision_follows_changes_of_the_weights(depth):
+    encoder = make(precision="bfloat16")
+    before = encoder.encode(depth)
+    change_weights(encoder)
+    after = encoder.encode(depth)
+    assert not torch.allclose(before, after, rtol=1e-3)
+    torch.testing.assert_close(after, encoder(depth), rtol=0.05, atol=0.05)
+
+
+def test_training_at_a_reduced_precision_keeps_weights_and_gradients_in_float32(depth):
+    encoder = make(trainable="all", precision="bfloat16", features=("global", "P4"), bifpn=False)
+    reference = make(trainable="all", features=("global", "P4"), bifpn=False)
+    for network in (encoder, reference):
+        features = network(depth)
+        assert features.dtype == torch.float32
+        features.square().mean().backward()
+    for weight, exact in zip(encoder.parameters(), reference.parameters(), strict=True):
+        assert weight.dtype == weight.grad.dtype == torch.float32
+        assert ((weight.grad - exact.grad).norm() / exact.grad.norm()).item() < 0.2
+
+
+@pytest.mark.parametrize(("key", "value"), [("precision", "bf16"), ("compile", "fast")])
+def test_an_unknown_way_to_compute_is_refused_with_those_that_there_are(key, value):
+    with pytest.raises(ValueError, match=f"{key} must be one of .*; got '{value}'"):
+        make(**{key: value})
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("c++") is None, reason="TorchInductor needs a C++ compiler")
+def test_compiled_features_are_the_same_and_the_time_it_took_is_logged(depth, caplog):
+    caplog.set_level(logging.INFO)
+    encoder = make(compile="inductor")
+    expected = make().encode(depth)
+    torch.testing.assert_close(encoder.encode(depth), expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(encoder.encode(depth), expected, rtol=1e-4, atol=1e-4)
+    messages = [record.message for record in caplog.records if "Compiling" in record.message]
+    assert len(messages) == 1
+    assert SMALL in messages[0]
+    trained = make(compile="inductor", trainable="all")
+    torch.testing.assert_close(trained(depth), expected, rtol=1e-4, atol=1e-4)
+    trained(depth).sum().backward()
+    assert all(weight.grad is not None for weight in trained.parameters())
+
+
 def test_the_fast_way_is_the_same_under_autocast(depth):
     encoder = make(encoder="defm_regnet_y_400mf")
     encoder.threads = 2
-    many = depth.repeat(4, 1, 1)
+    many = depth.repeat(24, 1, 1)
     with torch.autocast("cpu", torch.bfloat16):
         traced_under_autocast = [encoder.encode(part) for part in (many, many[:1])]
     for features in traced_under_autocast:
@@ -437,12 +496,12 @@ import os, signal, sys, torch
 from defm_rl import DepthEncoder
 torch.set_num_threads(2)
 encoder = DepthEncoder("defm_regnet_y_400mf", weights="random")
-depth = torch.rand(16, 32, 32)
+depth = torch.rand(256, 32, 32)
 expected = encoder.encode(depth)
 child = os.fork()
 if child == 0:
     signal.alarm(60)
-    same = all(torch.allclose(encoder.encode(x), expected[: len(x)], atol=1e-4) for x in (depth, depth[:2]))
+    same = all(torch.allclose(encoder.encode(x), expected[: len(x)], atol=1e-4) for x in (depth, depth[:8]))
     os._exit(0 if same else 1)
 sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """

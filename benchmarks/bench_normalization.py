@@ -1,0 +1,65 @@
+"""Normalization of depth against the published `preprocess_depth_batch`: batches, sizes, with and without resizing."""
+
+import argparse
+import logging
+
+import harness
+import torch
+import upstream
+
+from defm_rl import normalize_depth
+
+CASES = [  # frames, height, width, size to resize to
+    *((frames, *size, None) for size in ((64, 64), (48, 96), (96, 160), (224, 224)) for frames in (1, 16, 64, 256)),
+    *((frames, 480, 640, None) for frames in (1, 16, 64)),
+    *((frames, *size, 224) for size in ((96, 160), (480, 640)) for frames in (1, 16, 64)),
+    *((frames, 240, 320, (64, 64)) for frames in (1, 16, 64, 256)),
+]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--budget", type=float, default=1.5, help="seconds for each case")
+    args = parser.parse_args()
+    copy_gb_s = harness.peak_copy_gb_s() if args.device == "cpu" else _gpu_copy_gb_s()
+    rows: list[dict[str, object]] = []
+    for frames, height, width, size in CASES:
+        depth = torch.rand(frames, height, width, device=args.device) * 8
+        depth[:, ::7, ::5] = 0.0
+        target = size if size is None or isinstance(size, tuple) else (size, size)
+
+        def published(depth: torch.Tensor = depth, target: tuple[int, int] | None = target) -> torch.Tensor:
+            return upstream.preprocess_depth_batch(depth, target_size=target, device=args.device)
+
+        def ours(depth: torch.Tensor = depth, target: tuple[int, int] | None = target) -> torch.Tensor:
+            return normalize_depth(depth, target)
+
+        torch.testing.assert_close(ours(), published(), rtol=1e-4, atol=1e-4)
+        spent = harness.in_turns({"published": published, "ours": ours}, budget_s=args.budget)
+        a, b = (harness.median_ms(spent[name]) for name in ("published", "ours"))
+        moved = depth.nbytes + ours().nbytes  # read once, written once: the least that there is to do
+        rows.append(
+            {
+                "frames": frames,
+                "size": f"{height}x{width}",
+                "resized to": "-" if target is None else f"{target[0]}x{target[1]}",
+                "published ms": a,
+                "ours ms": b,
+                "times faster": round(a / b, 2),
+                "share of copy bandwidth": round(moved / b * 1e-6 / copy_gb_s, 2),
+                "spread": max(map(harness.spread, spent.values())),
+            }
+        )
+    harness.save(f"normalization_{args.device}", rows, copy_gb_s=round(copy_gb_s, 1))
+
+
+def _gpu_copy_gb_s() -> float:
+    a = torch.rand(2**28, device="cuda")
+    b = torch.empty_like(a)
+    return 2 * a.nbytes / min(harness.in_turns({"copy": lambda: b.copy_(a)}, budget_s=1.0)["copy"]) / 1e9
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    main()
