@@ -1,7 +1,7 @@
 """Fused Triton kernels for CUDA devices, and when they are used; triton is imported on first use only.
 
-The rule: tensors on a device of `device_types`, in a dtype of `DTYPES`, not empty, and triton can be imported. Callers see to
-it that nothing is being traced: `torch.compile`, `torch.export` and `torch.jit.trace` get PyTorch's operations.
+The rule: tensors on a device of `device_types`, in a dtype of `DTYPES`, not empty, and triton can be imported. Callers
+see to it that nothing is being traced: `torch.compile`, `torch.export` and `torch.jit.trace` get PyTorch's operations.
 """
 
 import importlib.util
@@ -82,10 +82,9 @@ def group_norm_act(
     """
 
     def fused() -> Tensor:
-        from defm_rl.kernels.group_norm import FusedGroupNormAct
+        from defm_rl.kernels.group_norm import fused_group_norm_act
 
-        out: Tensor = FusedGroupNormAct.apply(x, weight, bias, residual, groups, eps, activation, composed)
-        return out
+        return fused_group_norm_act(x, weight, bias, residual, groups, eps, activation, composed)
 
     return attempt(fused, lambda: composed(x, groups, weight, bias, eps, activation, residual))
 
@@ -102,7 +101,8 @@ def normalize_depth(
 ) -> Tensor:
     """The channels of `defm_rl.depth.normalize_depth` without a resize; no gradients.
 
-    With L = log1p(depth), they are L, min(L, near) and (L - min L) / (max L - min L), each times its scale plus its shift.
+    With L = log1p(depth), they are L, min(L, near) and (L - min L) / (max L - min L), each times its scale plus its
+    shift.
 
     Args:
         depth: (B, H, W), metres, float32.
@@ -129,8 +129,8 @@ def normalize_depth(
 def attempt(fused: Callable[[], _T], composed: Callable[[], _T]) -> _T:
     """`fused()`; or, where that fails, `composed()`, and no kernels from then on.
 
-    A kernel is compiled where it first runs, for that GPU, with tools of that machine: it may fail in as many ways as those can
-    (no C compiler, no place for the cache, too little shared memory), and none of them should end a training.
+    A kernel is compiled where it first runs, for that GPU, with tools of that machine: it may fail in as many ways as
+    those can (no C compiler, no place for the cache, too little shared memory), and none of them should end a training.
     """
     try:
         return fused()

@@ -1,8 +1,8 @@
 """Group normalization, a residual and an activation as Triton kernels, with their gradients.
 
-A program works on some groups of an image, in tiles of pixels by channels; strides tell it where a channel and a pixel are,
-so that contiguous and channels-last tensors take the same way. Channels are laid out in slots: as many for each group as the
-next power of two, with a mask over those that no channel fills.
+A program works on some groups of an image, in tiles of pixels by channels; strides tell it where a channel and a pixel
+are, so that contiguous and channels-last tensors take the same way. Channels are laid out in slots: as many for each
+group as the next power of two, with a mask over those that no channel fills.
 """
 
 from typing import Any, NamedTuple
@@ -52,6 +52,21 @@ class FusedGroupNormAct(torch.autograd.Function):
             lambda: _composed_backward(gradient, x, groups, weight, bias, eps, activation, residual, composed),
         )
         return *gradients, None, None, None, None
+
+
+def fused_group_norm_act(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    residual: Tensor | None,
+    groups: int,
+    eps: float,
+    activation: str,
+    composed: GroupNormActFunction,
+) -> Tensor:
+    """As `defm_rl.kernels.group_norm_act`."""
+    out: Tensor = FusedGroupNormAct.apply(x, weight, bias, residual, groups, eps, activation, composed)  # type: ignore[no-untyped-call]
+    return out
 
 
 class _Plan(NamedTuple):
@@ -112,7 +127,7 @@ def _plan(x: Tensor, groups: int) -> _Plan:
 def _forward(
     x: Tensor, groups: int, weight: Tensor, bias: Tensor, eps: float, activation: str, residual: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor | None, Tensor, Tensor]:
-    """The result, `x` and the residual in the layout that was used, and mean and 1 / standard deviation, (B, groups)."""
+    """The result, `x` and the residual in the layout used, and mean and 1 / standard deviation, (B, groups)."""
     plan = _plan(x, groups)
     x = x.contiguous(memory_format=plan.memory_format)
     if residual is not None:
@@ -282,8 +297,8 @@ def _moments(
 ):
     """Mean and sum of squared deviations of each group, over the pixels from start to stop.
 
-    Each element of the tile follows Welford's recurrence over the tiles; what they come to is merged after Chan, Golub and
-    LeVeque (1983). Nothing is ever the difference of two large sums.
+    Each element of the tile follows Welford's recurrence over the tiles; what they come to is merged after Chan, Golub
+    and LeVeque (1983). Nothing is ever the difference of two large sums.
     """
     count = tl.zeros((block_groups,), tl.float32)
     mean = tl.zeros((block_groups,), tl.float32)
@@ -494,7 +509,7 @@ def _sums_kernel(
     block_channels: tl.constexpr,
     parts: tl.constexpr,
 ):
-    """For each channel of an image: the sums of the gradient dz before the activation, and of dz times the normalized input.
+    """For each channel of an image: the sums of the gradient dz before the activation, and of dz times the normed x.
 
     Over the batch, they are the gradients of bias and weight.
     """
@@ -561,8 +576,8 @@ def _gradients_kernel(
 ):
     """Gradients of the input and the residual.
 
-    With g = weight * dz and the normalized input n, the input's is (g - mean(g) - n * mean(g * n)) / standard deviation, the
-    means being over the group.
+    With g = weight * dz and the normalized input n, the input's is (g - mean(g) - n * mean(g * n)) / standard
+    deviation, the means being over the group.
     """
     image, first_group = _place(groups, block_groups)
     base = image.to(tl.int64) * pixels * groups * group_channels
