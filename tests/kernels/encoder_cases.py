@@ -10,21 +10,10 @@ from defm_rl.kernels.group_norm import FusedGroupNormAct
 pytestmark = pytest.mark.usefixtures("no_fallback")
 
 
-@pytest.mark.parametrize(
-    ("name", "features", "layout"),
-    [
-        ("defm_regnet_y_400mf", ("P4", "global"), torch.channels_last),
-        ("defm_resnet18", ("P4", "global"), torch.channels_last),
-        ("defm_resnet18", ("P3",), torch.contiguous_format),
-    ],
-)
-def test_features_are_the_same(
-    device: torch.device,
-    monkeypatch: pytest.MonkeyPatch,
-    name: str,
-    features: tuple[str, ...],
-    layout: torch.memory_format,
-) -> None:
+@pytest.mark.parametrize("name", ["defm_regnet_y_400mf", "defm_resnet18"])
+def test_features_are_the_same(device: torch.device, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Channels last, which gives the interpreter fewer programs to run."""
+    layout, features = torch.channels_last, ("P4", "global")
     torch.manual_seed(0)
     net = build_network(name).eval().to(device, memory_format=layout)
     x = torch.randn(1, 3, 32, 32, device=device).contiguous(memory_format=layout)
