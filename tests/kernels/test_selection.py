@@ -1,6 +1,7 @@
 """When the kernels are used, and what happens where they fail; without Triton."""
 
 import logging
+import sys
 from typing import Any, NoReturn
 
 import pytest
@@ -96,8 +97,8 @@ class TestFailure:
         with monkeypatch.context() as without:
             without.setattr(kernels, "device_types", set())
             expected, channels = norm(x), normalize_depth(depth)
-        monkeypatch.setitem(__import__("sys").modules, "triton", None)  # importing it now fails
-        monkeypatch.delitem(__import__("sys").modules, "defm_rl.kernels.group_norm", raising=False)
+        monkeypatch.setitem(sys.modules, "triton", None)  # importing it now fails
+        monkeypatch.delitem(sys.modules, "defm_rl.kernels.group_norm", raising=False)
         with caplog.at_level(logging.WARNING):
             assert torch.equal(norm(x), expected)
             assert torch.equal(norm(x), expected)
