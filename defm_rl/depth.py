@@ -15,6 +15,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from defm_rl import kernels
+
 MAX_DEPTH_M = 100.0
 """Depth beyond this is clipped to it."""
 
@@ -25,7 +27,7 @@ _FAR = math.log1p(MAX_DEPTH_M)
 _NEAR = math.log1p(9.0)
 # A channel is x * scale + shift, x being L, min(L, _NEAR) and (L - min L) / (max L - min L).
 _SCALE = (1 / (_FAR * STD[0]), 1 / (_NEAR * STD[1]), 1 / STD[2])
-_SHIFT = tuple(-mean / std for mean, std in zip(MEAN, STD, strict=True))
+_SHIFT = (-MEAN[0] / STD[0], -MEAN[1] / STD[1], -MEAN[2] / STD[2])
 _METRES_PER_UNIT = {"m": 1.0, "mm": 1e-3}
 
 DepthImages = Tensor | NDArray[np.generic]
@@ -184,6 +186,17 @@ def normalize_channels(
         _check_positive("pad_to", pad_to)
     if is_traced() or (depth.requires_grad and torch.is_grad_enabled()):
         return _normalize_traceable(depth, target, pad_to).to(dtype)
+    if target == tuple(depth.shape[1:]) and kernels.serves(depth, dtype):
+        return kernels.normalize_depth(
+            depth,
+            _padded(target, pad_to),
+            dtype,
+            _SCALE,
+            _SHIFT,
+            _NEAR,
+            MAX_DEPTH_M,
+            composed=lambda: _normalize_in_place(depth, target, pad_to).to(dtype),
+        )
     return _normalize_in_place(depth, target, pad_to).to(dtype)
 
 
@@ -333,6 +346,12 @@ def _as_size(size: Size | Sequence[int]) -> tuple[int, int]:
     return height, width
 
 
+def _padded(size: tuple[int, int], pad_to: int | None) -> tuple[int, int]:
+    """Height and width rounded up to multiples of `pad_to`."""
+    multiple = pad_to or 1
+    return size[0] + -size[0] % multiple, size[1] + -size[1] % multiple
+
+
 def _resize(planes: Tensor, size: tuple[int, int]) -> Tensor:
     return F.interpolate(planes, size, mode="bilinear", align_corners=False, antialias=True)
 
@@ -359,17 +378,17 @@ def _normalize_traceable(depth: Tensor, size: tuple[int, int], pad_to: int | Non
         1,
     )
     if pad_to is not None:
-        channels = F.pad(channels, (0, -size[1] % pad_to, 0, -size[0] % pad_to))
+        height, width = _padded(size, pad_to)
+        channels = F.pad(channels, (0, width - size[1], 0, height - size[0]))
     return channels
 
 
 def _normalize_in_place(depth: Tensor, size: tuple[int, int], pad_to: int | None) -> Tensor:
     """As `_normalize_traceable`, but each channel is written straight into its place, which is faster."""
-    batch, (height, width), multiple = depth.shape[0], size, pad_to or 1
-    padded = (batch, 3, height + -height % multiple, width + -width % multiple)
-    make = torch.empty if padded[2:] == size else torch.zeros
-    out = make(padded, dtype=depth.dtype, device=depth.device)
-    _write_channels(depth, out[:, :, :height, :width])
+    padded = _padded(size, pad_to)
+    make = torch.empty if padded == size else torch.zeros
+    out = make((depth.shape[0], 3, *padded), dtype=depth.dtype, device=depth.device)
+    _write_channels(depth, out[:, :, : size[0], : size[1]])
     return out
 
 

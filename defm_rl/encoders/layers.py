@@ -7,6 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from defm_rl import kernels
+from defm_rl.depth import is_traced
+
 # They overwrite their input, which saves a tenth of the time on a processor: give them what nothing else holds.
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "none": lambda x: x,
@@ -32,7 +35,7 @@ def group_norm_act(
     activation: str,
     residual: Tensor | None = None,
 ) -> Tensor:
-    """activation(group_norm(x) + residual): the one place to put a fused kernel.
+    """activation(group_norm(x) + residual), fused where `defm_rl.kernels` serves the tensor and nothing is traced.
 
     Args:
         x: (B, C, H, W), contiguous or channels last.
@@ -46,6 +49,21 @@ def group_norm_act(
     Returns:
         (B, C, H, W).
     """
+    if not is_traced() and kernels.serves(x):
+        return kernels.group_norm_act(x, groups, weight, bias, eps, activation, residual, _composed_group_norm_act)
+    return _composed_group_norm_act(x, groups, weight, bias, eps, activation, residual)
+
+
+def _composed_group_norm_act(
+    x: Tensor,
+    groups: int,
+    weight: Tensor,
+    bias: Tensor,
+    eps: float,
+    activation: str,
+    residual: Tensor | None = None,
+) -> Tensor:
+    """`group_norm_act` from PyTorch's operations."""
     x = torch.group_norm(x, groups, weight, bias, eps)  # F.group_norm checks sizes in a way that tracing cannot record
     if residual is not None:
         x += residual
