@@ -440,7 +440,10 @@ def test_a_reduced_precision_follows_changes_of_the_weights(depth):
     change_weights(encoder)
     after = encoder.encode(depth)
     assert not torch.allclose(before, after, rtol=1e-3)
-    torch.testing.assert_close(after, encoder(depth), rtol=0.05, atol=0.05)
+    exact = make()
+    change_weights(exact)
+    expected = exact.encode(depth)
+    assert ((after - expected).norm() / expected.norm()).item() < 0.1
 
 
 def test_training_at_a_reduced_precision_keeps_weights_and_gradients_in_float32(depth):
@@ -450,9 +453,9 @@ def test_training_at_a_reduced_precision_keeps_weights_and_gradients_in_float32(
         features = network(depth)
         assert features.dtype == torch.float32
         features.square().mean().backward()
-    for weight, exact in zip(encoder.parameters(), reference.parameters(), strict=True):
-        assert weight.dtype == weight.grad.dtype == torch.float32
-        assert ((weight.grad - exact.grad).norm() / exact.grad.norm()).item() < 0.2
+    assert all(weight.dtype == weight.grad.dtype == torch.float32 for weight in encoder.parameters())
+    gradient, exact = (torch.cat([w.grad.flatten() for w in net.parameters()]) for net in (encoder, reference))
+    assert torch.cosine_similarity(gradient, exact, dim=0) > 0.95
 
 
 @pytest.mark.parametrize(("key", "value"), [("precision", "bf16"), ("compile", "fast")])
