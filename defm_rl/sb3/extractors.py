@@ -30,6 +30,8 @@ class DefmExtractor(BaseFeaturesExtractor):
             (H, W, 1) or, for stacked frames, (k, H, W): each frame is encoded, their features are concatenated.
         encoder: A published model's name.
         depth_keys: The keys of a Dict that are depth. Default: those that look like single depth frames.
+        latent_dim: Each camera's features are normalized, projected to this many, and pass through tanh; without it
+            they come out as they are, which channels of unlike scales make hard to learn from.
         **encoder_kwargs: Settings of the `DepthEncoder`, such as weights, features, pool, trainable, unit.
 
     Attributes:
@@ -46,6 +48,7 @@ class DefmExtractor(BaseFeaturesExtractor):
         encoder: str = "defm_resnet18",
         *,
         depth_keys: Sequence[str] | None = None,
+        latent_dim: int | None = None,
         **encoder_kwargs: Any,
     ) -> None:
         if not isinstance(encoder, str):
@@ -58,9 +61,14 @@ class DefmExtractor(BaseFeaturesExtractor):
                 f"{images[0]!r} is an image, which would be flattened: encode it in an extractor of your own."
             )
         network = make_encoder(layouts, encoder, **encoder_kwargs)
-        frames = sum(layout.frames for layout in layouts.values())
-        super().__init__(observation_space, frames * network.feature_dim + _flat_dim(others))
+        dims = {key: layout.frames * network.feature_dim for key, layout in layouts.items()}
+        width = sum(dims.values()) if latent_dim is None else latent_dim * len(dims)
+        super().__init__(observation_space, width + _flat_dim(others))
         self.encoder = network
+        self.projections = nn.ModuleDict()
+        if latent_dim is not None:
+            for key, dim in dims.items():
+                self.projections[key] = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, latent_dim), nn.Tanh())
         self._layouts = layouts
         self._others = tuple(others)
         self._monitor = DepthScaleMonitor()
@@ -76,6 +84,8 @@ class DefmExtractor(BaseFeaturesExtractor):
         """
         by_key: dict[str, Tensor] = as_dict(observations)
         features = over_cameras(self._layouts, by_key, self._encode)
+        for key, projection in self.projections.items():
+            features[key] = projection(features[key])
         return torch.cat([*features.values(), *(by_key[key].flatten(1) for key in self._others)], dim=1)
 
     def _encode(self, depth: Tensor) -> Tensor:

@@ -191,6 +191,7 @@ def extractor(config: EncoderConfig, image_size: tuple[int, int]) -> dict[str, A
                 **encoder_kwargs(config, image_size),
                 "trainable": trainable_stages(config),
                 "depth_keys": list(config.cameras),
+                "latent_dim": config.latent_dim,
             },
             "optimizer_class": EncoderAdam,
             "optimizer_kwargs": {"encoder_lr_scale": config.learning_rate_scale},
