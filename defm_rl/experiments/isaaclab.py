@@ -28,6 +28,11 @@ def check(config: Config) -> None:
         raise ConfigError(f"algo={config.algo.name} does not train Isaac Lab's tasks here: choose algo=rsl_ppo.")
     if config.encoder.kind != "blind" and list(config.encoder.cameras) != [_DEPTH]:
         raise ConfigError(f"encoder.cameras={config.encoder.cameras}: the task has one camera, [{_DEPTH}].")
+    for name, value in (("max_episode_steps", config.env.max_episode_steps), ("num_envs", config.env.num_envs)):
+        if value < 1:
+            raise ConfigError(f"env.{name} must be at least 1, got {value}.")
+    if min(config.env.depth_size) < 1:
+        raise ConfigError(f"env.depth_size must be at least 1 pixel high and wide, got {list(config.env.depth_size)}.")
     if config.evaluation.clips:
         raise ConfigError(f"evaluation.clips={config.evaluation.clips}: Isaac Lab's tasks are not filmed; set it to 0.")
 
@@ -66,7 +71,8 @@ def make_vec_env(
     cfg.seed = seed
     cfg.scene.num_envs = num_envs or config.num_envs
     cfg.sim.device = _device(config.device)
-    cfg.episode_length_s = config.max_episode_steps * cfg.sim.dt * cfg.decimation
+    # Isaac Lab rounds the number of steps up: half a step less leaves no room for what floats add.
+    cfg.episode_length_s = (config.max_episode_steps - 0.5) * cfg.sim.dt * cfg.decimation
     cfg.events.layout.params = {"numbers": list(layout_seeds)}
     if "privileged" not in observations:
         cfg.observations.privileged = None

@@ -19,9 +19,10 @@ _FAILURES = {"success": "", "time_out": "timeout"}  # by termination term; other
 class IsaacLabVectorEnv(VectorEnv[dict[str, Tensor], NDArray[Any], NDArray[Any]]):
     """A manager-based task with same-step autoreset.
 
-    Observations stay tensors on the simulation's device. Rewards, ends and `infos["final_info"]` are arrays. Those hold,
-    of episodes that have ended, `success`, `failure` ("" after a success, else "collision" or "timeout"), `layout_seed`
-    (the world's number, or `defm_rl.envs.isaaclab.layouts.DRAWN`) and `steps`. Last observations are not given.
+    Observations stay tensors on the simulation's device. Rewards, ends and `infos["final_info"]` are arrays. The
+    last hold, of episodes that have ended, `success`, `failure` ("" after a success, else "collision" or "timeout"),
+    `layout_seed` (the world's number, or `defm_rl.envs.isaaclab.layouts.DRAWN`) and `steps`. Last observations are not
+    given.
 
     Args:
         env: What `gymnasium.make` gives for one of our tasks.
