@@ -4,7 +4,6 @@ import argparse
 import difflib
 import importlib
 import importlib.metadata
-import importlib.util
 import sys
 from collections.abc import Sequence
 
@@ -100,8 +99,9 @@ def _run_experiment(command: str, rest: list[str]) -> int:
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("defm_rl"):
             raise
-        # Where Isaac Lab is, the other extra would replace its MuJoCo.
-        extra = "experiments" if importlib.util.find_spec("isaaclab") is None else "isaaclab"
+        extra = "experiments"
+        if any(importlib.metadata.distributions(name="isaaclab")):  # whose MuJoCo the other extra would replace
+            extra = "isaaclab"
         sys.stderr.write(
             f"defm-rl {command} needs {error.name}, which is not installed: pip install 'defm-rl[{extra}]'\n"
         )

@@ -1,6 +1,6 @@
 """Tasks of Isaac Lab as an experiment's environments; Isaac Lab is imported where one is made, and nowhere else."""
 
-import importlib.util
+import importlib.metadata
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,11 +15,16 @@ _DEPTH = "depth"
 _GROUPS = {"state": "policy", "privileged": "privileged", _DEPTH: _DEPTH}  # Isaac Lab's, by our names
 
 
+def installed() -> bool:
+    """Whether Isaac Lab is; a folder that happens to be called so is not it."""
+    return any(importlib.metadata.distributions(name="isaaclab"))
+
+
 def check(config: Config) -> None:
     """Raises a ConfigError where a task of Isaac Lab is asked for that cannot be, or with settings that it has not."""
     if not isinstance(config.env, IsaaclabNavigationEnvConfig):
         return
-    if importlib.util.find_spec("isaaclab") is None:
+    if not installed():
         raise ConfigError(
             f"{config.env.id} needs Isaac Lab, which is not installed: pip install isaaclab==3.0.0 'defm-rl[isaaclab]' "
             "into an environment of its own, or `make venv-isaaclab` in a checkout; see docs/isaaclab.md."
