@@ -13,7 +13,7 @@ make_venv = $(1)/bin/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m ven
 	exit 1; }
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-all test-isaaclab check format bench clean
+.PHONY: help venv venv-isaaclab demo test test-all test-isaaclab check format bench clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -26,6 +26,8 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(call make_venv,$(VENV))
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch -e '.[all,dev]'
 	@touch $@
+
+venv-isaaclab: $(ISAACLAB_STAMP)  ## make the virtual environment with Isaac Lab (CPU, without Isaac Sim)
 
 demo: $(STAMP)  ## train and evaluate the quick start (minutes, no network needed)
 	$(BIN)/defm-rl train experiment=quickstart

@@ -1,5 +1,7 @@
-"""The robot's case: one frame, one thread, depth in and features out, against the published package; and `encode` of
-growing batches, in time and memory, which chunking bounds."""
+"""The robot's case: one frame, one thread, depth in and features out, against the published package.
+
+And `encode` of growing batches, in time and in memory, which chunking bounds.
+"""
 
 import argparse
 import logging
@@ -28,7 +30,9 @@ def latency(encoders: list[str]) -> list[dict[str, object]]:
         for height, width in SIZES:
             depth = torch.rand(1, height, width) * 8
 
-            def run_published(depth: torch.Tensor = depth, model: torch.nn.Module = published) -> torch.Tensor:
+            def run_published(
+                depth: torch.Tensor = depth, model: torch.nn.Module = published, patch: int | None = patch
+            ) -> torch.Tensor:
                 with torch.inference_mode():
                     return upstream.global_features(model, upstream.preprocess_depth_batch(depth, patch_size=patch))
 
@@ -77,7 +81,7 @@ def encode_once(name: str, size: tuple[int, int], batch: int, chunk: int) -> Non
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.replace("\n", " "))
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--encoders", nargs="*", default=[c.name for c in list_encoders() if c.name != "defm_vit_l14"])
     args = parser.parse_args()
     cases = [("defm_regnet_y_400mf", (64, 64), 4**k, 1024) for k in range(7)]

@@ -1,7 +1,7 @@
 """Whole training, the number that users feel: PPO and SAC on the navigation task for the same steps, in turns.
 
-(a) the published model in a features extractor written by hand, frozen; (b) ours in the policy, frozen; (c) ours encoded
-once; (d) Stable-Baselines3's NatureCNN from scratch. Random weights: time does not depend on them.
+(a) the published model in a features extractor written by hand, frozen; (b) ours in the policy, frozen; (c) ours
+encoded once; (d) Stable-Baselines3's NatureCNN from scratch. Random weights: time does not depend on them.
 """
 
 import argparse
@@ -38,6 +38,7 @@ class PublishedExtractor(BaseFeaturesExtractor):
         self.model = upstream.load(name, dict(net.named_buffers())).requires_grad_(False)
 
     def forward(self, observations: dict[str, Tensor]) -> Tensor:
+        """(B, features_dim)."""
         with torch.no_grad():
             x = upstream.preprocess_depth_batch(observations["depth"], device=observations["depth"].device)
             features = upstream.global_features(self.model, x)
@@ -52,6 +53,7 @@ class NatureExtractor(BaseFeaturesExtractor):
         self.cnn: nn.Module = NatureCNN(observation_space["depth"], LATENT_DIM, normalized_image=True)  # type: ignore[arg-type]
 
     def forward(self, observations: dict[str, Tensor]) -> Tensor:
+        """(B, features_dim)."""
         return torch.cat([self.cnn(observations["depth"] / 10.0), observations["state"]], dim=1)
 
 

@@ -37,10 +37,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         SystemExit: After help, the version, or a wrong command line.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
-    parser = _parser()
     command = argv[0] if argv else ""
     if command in _EXPERIMENTS:
         return _run_experiment(command, argv[1:])
+    parser = _parser()
     if command and not command.startswith("-") and command not in _COMMANDS:
         close = difflib.get_close_matches(command, _COMMANDS, n=1)
         suggestion = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(_COMMANDS)}"
@@ -99,8 +99,11 @@ def _run_experiment(command: str, rest: list[str]) -> int:
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("defm_rl"):
             raise
+        extra = "experiments"
+        if any(importlib.metadata.distributions(name="isaaclab")):  # whose MuJoCo the other extra would replace
+            extra = "isaaclab"
         sys.stderr.write(
-            f"defm-rl {command} needs {error.name}, which is not installed: pip install 'defm-rl[experiments]'\n"
+            f"defm-rl {command} needs {error.name}, which is not installed: pip install 'defm-rl[{extra}]'\n"
         )
         return 1
     status: int = module.main(rest)

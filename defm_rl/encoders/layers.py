@@ -121,6 +121,7 @@ class ConvNormAct(nn.Sequential):
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         """(B, in_channels, H, W) to (B, out_channels, H / stride, W / stride), sizes rounded up."""
         conv, norm = self
+        assert isinstance(conv, nn.Conv2d)
         is_product = self._is_pointwise and _has_channels_last_on_cpu(x)
         out: Tensor = norm(_pointwise(x, conv.weight) if is_product else conv(x), residual)
         return out

@@ -8,11 +8,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import gymnasium
+import mujoco
 import numpy as np
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
-from mujoco.batch import Batch
 from numpy.typing import NDArray
 
 from defm_rl.envs.randomization import DelayLine, Randomization, Randomizer
@@ -137,7 +137,7 @@ class MujocoVectorEnv(VectorEnv[Obs, NDArray[Any], NDArray[Any]], ABC):
         self._elapsed = np.zeros(num_envs, np.int64)
         self._has_ended = np.zeros(num_envs, bool)
 
-        self._batch = Batch(model, num_envs, min(threads, num_envs))
+        self._batch = _batch_class()(model, num_envs, min(threads, num_envs))
         self._default_state = self._batch.state[0].copy()
         self._randomizer = Randomizer(randomization, self._batch, robot_body, list(cameras.values()), control_step_s)
         self.randomized = self._randomizer.values
@@ -481,6 +481,18 @@ def _only(observation: Obs) -> Obs:
 
 def _only_info(info: Info) -> Info:
     return {name: value[0].tolist() for name, value in info.items() if not name.startswith("_")}
+
+
+def _batch_class() -> Any:
+    """MuJoCo's own; imported with the first environment, as Isaac Lab's MuJoCo is older, and settings need none."""
+    try:
+        from mujoco.batch import Batch
+    except ImportError as error:
+        raise ImportError(
+            f"the MuJoCo tasks need mujoco>=3.17, but {mujoco.__version__} is installed, which Isaac Lab asks for: run "
+            "them in a Python environment of their own, with pip install 'defm-rl[experiments]'"
+        ) from error
+    return Batch
 
 
 def _autoreset_mode(mode: AutoresetMode | str) -> AutoresetMode:

@@ -4,14 +4,16 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import mujoco
 import numpy as np
-from mujoco.batch import Batch
 from numpy.typing import NDArray
 
 from defm_rl.names import hint
+
+if TYPE_CHECKING:
+    from mujoco.batch import Batch
 
 Range = tuple[float, float]
 Floats = NDArray[np.float64]
@@ -132,7 +134,12 @@ class Randomizer:
     """
 
     def __init__(
-        self, randomization: Randomization, batch: Batch, robot_body: str, cameras: Sequence[str], control_step_s: float
+        self,
+        randomization: Randomization,
+        batch: "Batch",
+        robot_body: str,
+        cameras: Sequence[str],
+        control_step_s: float,
     ) -> None:
         model = batch.model
         self._batch = batch

@@ -1,5 +1,6 @@
 """Depth images of many MuJoCo simulations: by OpenGL without a display (EGL) on a thread pool, or by rays."""
 
+import contextlib
 import copy
 import ctypes
 import functools
@@ -179,6 +180,7 @@ class EglCanvas:
         # Mesa's software renderer would start threads of its own beside ours; read when it makes its first context.
         os.environ.setdefault("LP_NUM_THREADS", "0")
         # Taken directly, so that it works whatever MUJOCO_GL was when mujoco was imported.
+        _import_triton()
         from mujoco.egl import GLContext
 
         model = copy.copy(model)
@@ -354,6 +356,16 @@ class PictureRenderer:
         """Free the context in its own thread, then end the thread."""
         self._thread.submit(self._canvas.close).result()
         self._thread.shutdown()
+
+
+@functools.cache
+def _import_triton() -> None:
+    """Imports triton where it is installed: after Mesa has loaded its LLVM, triton's own would crash the process.
+
+    PyTorch imports triton with the first optimizer, usually after the environments have been made.
+    """
+    with contextlib.suppress(ImportError):
+        import triton  # noqa: F401
 
 
 def _no_egl(error: Exception) -> str:

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import difflib
 import importlib.resources
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,12 +25,18 @@ CONF_MODULE = "defm_rl.experiments.conf"
 
 @dataclass
 class EnvConfig:
-    """A vectorized environment, by its gymnasium id; the task's own settings follow in `env_config`'s classes."""
+    """A vectorized environment, by its gymnasium id."""
 
     id: str = MISSING
     num_envs: int = 32
-    level: str = MISSING  # how hard; the task's documentation lists its levels
     depth_size: tuple[int, int] = (48, 96)  # height and width of the depth image, pixels
+
+
+@dataclass
+class MujocoEnvConfig(EnvConfig):
+    """Of a MuJoCo task; the task's own settings follow in `env_config`'s classes."""
+
+    level: str = MISSING  # how hard; the task's documentation lists its levels
     renderer: str = "auto"  # egl, rays, or auto: EGL where there is OpenGL
     sensor: str = "ideal"  # the depth camera that policies see with, in training and evaluation; docs/sensors.md
 
@@ -39,15 +46,15 @@ class EnvConfig:
         return {name: value for name, value in dataclasses.asdict(self).items() if name not in others}
 
 
-def env_config(task: type) -> type[EnvConfig]:
-    """A task's frozen settings as a schema that Hydra can fill, with what `EnvConfig` adds.
+def env_config(task: type) -> type[MujocoEnvConfig]:
+    """A task's frozen settings as a schema that Hydra can fill, with what `MujocoEnvConfig` adds.
 
     Args:
         task: Such as `defm_rl.envs.NavigationConfig`: each of its fields becomes a key `env.NAME`, but for those that
             an experiment decides elsewhere.
     """
     name = f"{task.__name__.removesuffix('Config')}EnvConfig"
-    schema = dataclasses.make_dataclass(name, _settings(task), bases=(EnvConfig,))
+    schema = dataclasses.make_dataclass(name, _settings(task), bases=(MujocoEnvConfig,))
     schema.__doc__ = f"See `defm_rl.envs.{task.__name__}`."
     return schema
 
@@ -70,6 +77,15 @@ def _settings(task: type) -> list[tuple[str, Any, Any]]:
 NavigationEnvConfig = env_config(NavigationConfig)
 LocomotionEnvConfig = env_config(LocomotionConfig)
 ManipulationEnvConfig = env_config(ManipulationConfig)
+
+
+@dataclass
+class IsaaclabNavigationEnvConfig(EnvConfig):
+    """The navigation task in Isaac Lab, see `defm_rl.envs.isaaclab.navigation`."""
+
+    num_envs: int = 64
+    device: str = "auto"  # of the simulation: cpu, cuda:0, ..., or auto: a GPU where there is one
+    max_episode_steps: int = 60  # of 0.2 s
 
 
 @dataclass
@@ -219,7 +235,7 @@ class Config:
 
 
 _SCHEMAS: dict[str, tuple[type, ...]] = {
-    "env": (NavigationEnvConfig, LocomotionEnvConfig, ManipulationEnvConfig),
+    "env": (NavigationEnvConfig, LocomotionEnvConfig, ManipulationEnvConfig, IsaaclabNavigationEnvConfig),
     "encoder": (EncoderConfig,),
     "algo": (PPOConfig, SACConfig, RslPPOConfig, DistillationConfig),
     "logger": (LoggerConfig,),
@@ -236,10 +252,11 @@ def register() -> None:
 
 
 def _schema_name(schema: type) -> str:
-    """An algorithm's own name; else that of the class: `navigation` of NavigationEnvConfig."""
+    """An algorithm's own name; else that of the class: `isaaclab_navigation` of IsaaclabNavigationEnvConfig."""
     if issubclass(schema, AlgoConfig):
         return schema.name
-    return schema.__name__.removesuffix("Config").removesuffix("Env").lower()
+    name = schema.__name__.removesuffix("Config").removesuffix("Env")
+    return re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()
 
 
 def compose_config(overrides: Sequence[str]) -> DictConfig:
@@ -276,7 +293,7 @@ def refused_settings() -> Iterator[None]:
         yield
     except USER_ERRORS:
         raise
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, ImportError) as error:
         raise ConfigError(str(error)) from error
 
 

@@ -11,7 +11,16 @@ from gymnasium.vector import VectorEnv
 import defm_rl.envs  # noqa: F401  registers the environments
 from defm_rl.encoders import DepthEncoder, WeightsUnavailableError
 from defm_rl.envs.core import DRAWN_LAYOUTS
-from defm_rl.experiments.config import AlgoConfig, ConfigError, EncoderConfig, EnvConfig
+from defm_rl.experiments import isaaclab
+from defm_rl.experiments.config import (
+    AlgoConfig,
+    Config,
+    ConfigError,
+    EncoderConfig,
+    EnvConfig,
+    IsaaclabNavigationEnvConfig,
+    MujocoEnvConfig,
+)
 from defm_rl.gymnasium import EncodeDepth, SimulateSensor
 from defm_rl.sensors import make_sensor
 
@@ -22,10 +31,10 @@ IDEAL = "ideal"
 
 def make_encoder(config: EncoderConfig, image_size: tuple[int, int]) -> DepthEncoder:
     """The DeFM encoder that a configuration names, frozen."""
-    return DepthEncoder(**encoder_kwargs(config, image_size))
+    return DepthEncoder(**encoder_kwargs(config), image_size=image_size)
 
 
-def encoder_kwargs(config: EncoderConfig, image_size: tuple[int, int]) -> dict[str, Any]:
+def encoder_kwargs(config: EncoderConfig) -> dict[str, Any]:
     """The configuration as `DepthEncoder` takes it, `trainable` left out."""
     return {
         "encoder": config.name,
@@ -36,13 +45,36 @@ def encoder_kwargs(config: EncoderConfig, image_size: tuple[int, int]) -> dict[s
         "bifpn": config.bifpn,
         "precision": config.precision,
         "compile": config.compile,
-        "image_size": image_size,
     }
 
 
 def trainable_stages(config: EncoderConfig) -> str | list[str]:
     """What of the encoder is trained, as `DepthEncoder` takes it."""
     return "all" if list(config.trainable) == ["all"] else list(config.trainable) or "none"
+
+
+def sees_features(config: EncoderConfig) -> bool:
+    """Whether the policy is given what a frozen encoder makes of the depth, and not the depth itself."""
+    return config.kind == "defm" and not config.trainable
+
+
+def sensor_of(config: EnvConfig) -> str:
+    """The sensor that policies see with; Isaac Lab's cameras are ideal."""
+    return config.sensor if isinstance(config, MujocoEnvConfig) else IDEAL
+
+
+def of_mujoco(config: EnvConfig) -> MujocoEnvConfig:
+    """The configuration, of what only the MuJoCo tasks can do.
+
+    Raises:
+        ConfigError: Where it is a task of Isaac Lab.
+    """
+    if not isinstance(config, MujocoEnvConfig):
+        raise ConfigError(
+            f"{config.id} is a task of Isaac Lab: simulated sensors, reports, comparisons of features and films are "
+            "for the MuJoCo tasks. `defm-rl evaluate RUN episodes=500` evaluates it."
+        )
+    return config
 
 
 def settle_weights(config: EncoderConfig, image_size: tuple[int, int]) -> DepthEncoder | None:
@@ -90,9 +122,10 @@ def make_vec_env(
     sensor: str | None = None,
     seed: int = 0,
     num_envs: int | None = None,
+    renderer: str | None = None,
     **kwargs: Any,
 ) -> VectorEnv[Any, Any, Any]:
-    """The environments of a configuration, their depth as its sensor measures it.
+    """The environments of a MuJoCo task's configuration, their depth as its sensor measures it.
 
     Args:
         config: The environments.
@@ -100,17 +133,20 @@ def make_vec_env(
         sensor: A sensor to see with in the place of the configuration's, see `defm_rl.sensors.SENSORS`.
         seed: Of the sensor's random numbers.
         num_envs: How many, in the place of the configuration's number.
+        renderer: What draws depth, in the place of the configuration's.
         **kwargs: For the task, such as `layout_seeds` and `render_mode`.
 
     Raises:
+        ConfigError: For a task of Isaac Lab.
         ValueError: For a sensor that does not exist, or a setting that the task refuses.
     """
+    config = of_mujoco(config)
     sensor = config.sensor if sensor is None else sensor
     make_sensor(sensor)  # a wrong name is refused, by a policy that sees nothing too
     env = gymnasium.make_vec(
         config.id,
         num_envs=num_envs or config.num_envs,
-        **config.task(),
+        **{**config.task(), "renderer": renderer or config.renderer},
         observations=tuple(dict.fromkeys(observations)),
         **kwargs,
     )
@@ -119,6 +155,35 @@ def make_vec_env(
         return env
     step_s: float = env.unwrapped.config.control_step_s  # type: ignore[attr-defined]  # every task of ours has it
     return SimulateSensor(env, sensor, depth_keys=cameras, step_s=step_s, seed=seed)
+
+
+def make_seen_env(
+    config: Config,
+    observations: Sequence[str],
+    encoder: DepthEncoder | None,
+    *,
+    sensor: str | None = None,
+    renderer: str | None = None,
+    **kwargs: Any,
+) -> VectorEnv[Any, Any, Any]:
+    """The environments of an experiment as its policy sees them: through a frozen encoder, each frame encoded once.
+
+    Args:
+        config: The experiment.
+        observations: Which observations they give, see `policy_keys`.
+        encoder: The experiment's encoder, where it has one; Isaac Lab's observation terms load it themselves.
+        sensor: See `make_vec_env`; of a MuJoCo task.
+        renderer: See `make_vec_env`; of a MuJoCo task.
+        **kwargs: `seed`, `num_envs`, `layout_seeds`.
+
+    Raises:
+        ConfigError, ValueError: For a setting that the task refuses.
+    """
+    if isinstance(config.env, IsaaclabNavigationEnvConfig):
+        features = encoder_kwargs(config.encoder) if sees_features(config.encoder) else None
+        return isaaclab.make_vec_env(config.env, observations, features, **kwargs)
+    env = make_vec_env(config.env, observations, sensor=sensor, renderer=renderer, **kwargs)
+    return encode_once(env, config.encoder, encoder)
 
 
 def training_seed(seed: int, steps: int = 0) -> int:
@@ -144,6 +209,6 @@ def encode_once(
     env: VectorEnv[Any, Any, Any], config: EncoderConfig, encoder: DepthEncoder | None
 ) -> VectorEnv[Any, Any, Any]:
     """Puts what is computed once per frame around the environments: a frozen encoder, and nothing else."""
-    if encoder is None or config.trainable:
+    if encoder is None or not sees_features(config):
         return env
     return EncodeDepth(env, encoder, depth_keys=camera_keys(config))

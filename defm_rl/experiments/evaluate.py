@@ -82,7 +82,7 @@ def main(arguments: Sequence[str]) -> int:
     problems: list[str] = []
     cells: list[Cell] = []
     try:
-        configs = _configurations(runs, problems)
+        configs = _configurations(runs, chosen, problems)
         cells = [
             Cell(run, name, chosen.options()) for run, config in configs.items() for name in _sensors(config, chosen)
         ]
@@ -103,15 +103,18 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _sensors(config: Config, chosen: Settings) -> list[str]:
-    return chosen.sensors or [config.env.sensor]
+    return chosen.sensors or [environments.sensor_of(config.env)]
 
 
-def _configurations(runs: Sequence[Run], problems: list[str]) -> dict[Run, Config]:
+def _configurations(runs: Sequence[Run], chosen: Settings, problems: list[str]) -> dict[Run, Config]:
     """The runs that can be evaluated."""
     configs = {}
     for run in runs:
         try:
-            configs[run] = run.config()
+            config = run.config()
+            if chosen.sensors or chosen.report:
+                environments.of_mujoco(config.env)
+            configs[run] = config
         except USER_ERRORS as error:
             problems.append(str(error))
     return configs
@@ -209,8 +212,8 @@ def _encoders(
         config = arm.config
         if config.encoder.kind != "defm" or config.encoder.trainable:
             continue
-        kwargs = environments.encoder_kwargs(config.encoder, config.env.depth_size)
-        key = repr((arm.task, sorted(kwargs.items())))
+        kwargs = environments.encoder_kwargs(config.encoder)
+        key = repr((arm.task, config.env.depth_size, sorted(kwargs.items())))
         if key in reports:
             continue
         _logger.info("Comparing the features of %s", config.encoder.name)

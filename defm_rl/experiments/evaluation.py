@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from defm_rl.encoders import DepthEncoder
-from defm_rl.experiments import environments, statistics
+from defm_rl.experiments import environments, isaaclab, statistics
 from defm_rl.experiments.config import USER_ERRORS, Config, ConfigError, refused_settings
 from defm_rl.experiments.episodes import Episode, Policy, run_episodes
 from defm_rl.experiments.progress import progress_bar
@@ -54,20 +54,20 @@ def evaluate(
         ConfigError: For layouts that training could draw, or a setting that the task refuses.
     """
     layouts = environments.named_layouts(options.first_layout, options.episodes)
-    env_config = dataclasses.replace(config.env, renderer=options.renderer)
     num_envs = min(options.num_envs, options.episodes)
     with refused_settings():
-        env = environments.make_vec_env(
-            env_config,
+        env = environments.make_seen_env(
+            config,
             environments.policy_keys(config.encoder, config.algo),
+            encoder,
             sensor=sensor,
+            renderer=options.renderer,
             seed=options.first_layout,
             num_envs=num_envs,
             layout_seeds=list(layouts),
         )
     try:
-        seen = environments.encode_once(env, config.encoder, encoder)
-        episodes = run_episodes(policy, seen, layouts)
+        episodes = run_episodes(policy, env, layouts)
         bar = progress_bar(episodes, total=len(layouts), unit="episode", desc=sensor or "evaluating", leave=False)
         return sorted(bar, key=lambda episode: episode.layout)
     finally:
@@ -145,6 +145,7 @@ def load(run: Run) -> tuple[Config, Policy, DepthEncoder | None]:
         ConfigError: Where the folder holds no run, no checkpoint, or one that cannot be read.
     """
     config = run.config()
+    isaaclab.check(config)
     encoder = None
     torch.set_num_threads(_THREADS)  # the encoder shares its batches over as many as there are when it is made
     if config.encoder.kind == "defm":
@@ -218,7 +219,7 @@ class Cell:
             "encoder": self.run.state()["encoder"],
             "checkpoint": fingerprint(self.run),
             "sensor": self.sensor,
-            "trained_with": config.env.sensor,
+            "trained_with": environments.sensor_of(config.env),
             "seed": config.seed,
             **provenance(),
         }

@@ -17,12 +17,13 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from defm_rl.encoders import DepthEncoder
-from defm_rl.experiments import animation, environments, plots
+from defm_rl.experiments import animation, environments, isaaclab, plots
 from defm_rl.experiments.config import (
     CONF_MODULE,
     USER_ERRORS,
     Config,
     ConfigError,
+    MujocoEnvConfig,
     check_overrides,
     compose_config,
     refused_settings,
@@ -64,6 +65,7 @@ def train(config: Config, run: Run, overrides: Sequence[str]) -> dict[str, Any]:
 
 def _train(config: Config, run: Run, overrides: Sequence[str]) -> dict[str, Any]:
     started = time.perf_counter()
+    isaaclab.check(config)
     former = None
     if config.resume:
         former = _former(config, run, overrides)
@@ -72,14 +74,14 @@ def _train(config: Config, run: Run, overrides: Sequence[str]) -> dict[str, Any]
     with refused_settings():
         encoder = environments.settle_weights(config.encoder, config.env.depth_size)
         checkpoint, steps = (run.checkpoint, former["steps"]) if former else (None, 0)
-        env = environments.make_vec_env(config.env, training_keys(config, checkpoint), seed=config.seed)
+        env = environments.make_seen_env(config, training_keys(config, checkpoint), encoder, seed=config.seed)
     if former is not None:
         verify_encoder(former, encoder)
     settle_threads(config)
     with contextlib.ExitStack() as cleanup:
         cleanup.callback(env.close)
         with refused_settings():
-            watched = WatchEpisodes(environments.encode_once(env, config.encoder, encoder))
+            watched = WatchEpisodes(env)
             trainer = make_trainer(config, watched, checkpoint, steps)
         if former is not None:
             run.save_config(config, overrides)
@@ -98,7 +100,8 @@ def _conclude(
 ) -> dict[str, Any]:
     """Evaluates the policy, and writes down what came of it all; returns the metrics."""
     options = Options(config.evaluation.episodes, config.evaluation.first_layout, config.env.num_envs)
-    options.renderer = config.env.renderer
+    if isinstance(config.env, MujocoEnvConfig):
+        options.renderer = config.env.renderer
     episodes = evaluate(config, trainer.policy, encoder, options)
     write_episodes(run.folder / "episodes.csv", episodes)
     metrics = {
@@ -108,7 +111,7 @@ def _conclude(
             "experiment": config.experiment,
             "encoder": run.state()["encoder"],
             **trainer.origin,
-            "sensor": config.env.sensor,
+            "sensor": environments.sensor_of(config.env),
             "seed": config.seed,
             **provenance(),
         },
@@ -245,12 +248,9 @@ def _job(composed: DictConfig) -> float:
     encoder = metrics["made_by"]["encoder"]
     if encoder["kind"] == "defm" and encoder["weights"] == "random":
         _logger.info("(the encoder's weights are random, not the published ones)")
-    _logger.info(
-        "%.0f s altogether. Look at %s and %s",
-        metrics["training"]["total_s"],
-        os.path.relpath(run.folder / "episodes.gif"),
-        os.path.relpath(run.folder / "learning_curve.png"),
-    )
+    pictures = [run.folder / name for name in ("episodes.gif", "learning_curve.png")]
+    shown = " and ".join(os.path.relpath(picture) for picture in pictures if picture.exists())
+    _logger.info("%.0f s altogether. Look at %s", metrics["training"]["total_s"], shown)
     return float(evaluation["success_rate"]["mean"])
 
 

@@ -36,6 +36,8 @@ class EncoderSettings:
     pool: str
     grid: tuple[int, int]
     bifpn: bool
+    precision: str
+    compile: str
     size: tuple[int, int] | None
     revision: str
     cache_dir: str
@@ -214,6 +216,8 @@ def _make_encoder(settings: EncoderSettings, image_size: tuple[int, int], device
         pool=settings.pool,
         grid=settings.grid,
         bifpn=settings.bifpn,
+        precision=settings.precision,
+        compile=settings.compile,
         image_size=image_size,
         size=settings.size,
         revision=settings.revision or None,

@@ -54,6 +54,8 @@ class DefmFeatures(ManagerTermBase):
         pool: str = "grid",
         grid: Sequence[int] = (2, 4),
         bifpn: bool = True,
+        precision: str = "float32",
+        compile: str = "auto",  # noqa: A002  as of `DepthEncoder`
         size: int | Sequence[int] | None = None,
         revision: str = "",
         cache_dir: str = "",
@@ -75,6 +77,8 @@ class DefmFeatures(ManagerTermBase):
             pool: See `DepthEncoder`, as all below but `chunk`.
             grid: Rows and columns of the "grid" pool.
             bifpn: Whether maps pass through the BiFPN.
+            precision: "float32", "bfloat16" or "float16".
+            compile: "auto", "inductor" or "off".
             size: Resizes to this height and width (or square side) first.
             revision: The Hub's revision; empty for its latest.
             cache_dir: The Hub's cache directory; empty for its default.

@@ -113,9 +113,9 @@ class RslRlVecEnv(VecEnv):  # type: ignore[misc]  # RSL-RL is not typed
         groups = {key: self._tensor(array) for key, array in observations.items()}
         return TensorDict(groups, batch_size=[self.num_envs], device=self.device)
 
-    def _tensor(self, array: NDArray[Any]) -> Tensor:
+    def _tensor(self, array: NDArray[Any] | Tensor) -> Tensor:
         """A copy: a vector environment may write the next observations into the same arrays."""
-        tensor = torch.tensor(array, device=self.device)
+        tensor = torch.as_tensor(array).to(self.device, copy=True)
         return tensor.float() if tensor.dtype == torch.float64 else tensor
 
 

@@ -1,5 +1,6 @@
 """Depth images: geometry, holes, both renderers, and what happens where there is no OpenGL."""
 
+import importlib.util
 import os
 import subprocess
 import sys
@@ -218,3 +219,18 @@ assert env.reset(seed=0)[0]["depth"].any()
 assert env.render()[0].std() > 10
 """
     run_python(code, MUJOCO_GL="glfw")
+
+
+@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
+def test_triton_can_be_imported_after_drawing():
+    """Mesa's LLVM and triton's crash the process otherwise; PyTorch imports triton with the first optimizer."""
+    script = """
+import gymnasium, torch
+import defm_rl.envs
+env = gymnasium.make_vec("defm_rl/Navigation-v0", num_envs=1)
+env.reset(seed=0)
+torch.optim.Adam([torch.nn.Parameter(torch.zeros(1))])
+import triton
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr

@@ -3,7 +3,14 @@
 import pytest
 
 from defm_rl.envs import LocomotionConfig
-from defm_rl.experiments.config import Config, ConfigError, check_overrides, compose_config, group_options
+from defm_rl.experiments.config import (
+    Config,
+    ConfigError,
+    IsaaclabNavigationEnvConfig,
+    check_overrides,
+    compose_config,
+    group_options,
+)
 from defm_rl.experiments.runs import to_config
 
 ENCODERS = ["blind", "cnn", "efficientnet_b0", "regnet_y_400mf", "resnet18", "resnet50", "vit_s14"]
@@ -45,6 +52,23 @@ def test_a_sweep_is_not_mistaken_for_a_wrong_value():
 def test_a_key_of_another_algorithm_is_refused():
     with pytest.raises(ConfigError, match=r"'algo.n_steps' is a key of algo=ppo only.*Did you mean 'algo.*_steps'"):
         check_overrides(["algo=sac", "algo.n_steps=5"])
+
+
+def test_a_key_of_another_task_is_refused():
+    with pytest.raises(ConfigError, match=r"'env.device' is a key of env=isaaclab_navigation only"):
+        check_overrides(["experiment=navigation", "env.device=cpu"])
+    with pytest.raises(ConfigError, match=r"'env.level' is a key of env=navigation and"):
+        check_overrides(["experiment=isaaclab_navigation", "env.level=boxes"])
+
+
+@pytest.mark.parametrize("encoder", ENCODERS)
+@pytest.mark.parametrize("extra", [[], ["encoder.trainable=[all]"]], ids=["frozen", "fine-tuned"])
+def test_isaac_labs_task_is_a_whole_configuration_with_every_encoder(encoder, extra):
+    overrides = ["experiment=isaaclab_navigation", f"encoder={encoder}", *extra, "env.max_episode_steps=30"]
+    check_overrides(overrides)
+    config = to_config(compose_config(overrides))
+    assert isinstance(config.env, IsaaclabNavigationEnvConfig)
+    assert (config.env.max_episode_steps, config.env.device, config.algo.name) == (30, "auto", "rsl_ppo")
 
 
 @pytest.mark.parametrize("experiment", ["quickstart", "navigation"])

@@ -1,5 +1,8 @@
 """The worlds of the navigation task: drawn, looked up and collided with for all environments at once."""
 
+from collections.abc import Sequence
+
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -11,6 +14,9 @@ WALLS_X_M = (GOAL_X_M / 3, GOAL_X_M * 2 / 3)
 _CLEARANCE_M = 0.1
 _FARTHEST_GAP_M = 1.3
 _POINTS_PER_GAP = 5
+
+DRAWN = -1
+"""Stands for the number of a world that has none."""
 
 
 class Layouts:
@@ -24,22 +30,37 @@ class Layouts:
         start: (N, 3), x and y in metres, yaw in radians.
         goal: (N, 2) in metres.
         walls: (N, 2, 2), x of each wall and y of its gap, in metres.
+        numbers: (N,), each world's number, or `DRAWN`.
     """
 
     def __init__(self, num_envs: int, device: str | torch.device) -> None:
         self.start = torch.zeros(num_envs, 3, device=device)
         self.goal = torch.zeros(num_envs, 2, device=device)
         self.walls = torch.zeros(num_envs, len(WALLS_X_M), 2, device=device)
+        self.numbers = torch.full((num_envs,), DRAWN, device=device)
         # Points in each gap, and how far it is from them to the goal.
         self._points = torch.zeros(num_envs, len(WALLS_X_M), _POINTS_PER_GAP, 2, device=device)
         self._to_go_m = torch.zeros(num_envs, len(WALLS_X_M), _POINTS_PER_GAP, device=device)
         self.draw(torch.arange(num_envs, device=device))
 
-    def draw(self, ids: Tensor) -> None:
-        """Draws new worlds for some environments, from PyTorch's global generator."""
+    def draw(self, ids: Tensor, numbers: Sequence[int] = ()) -> None:
+        """Draws new worlds for some environments.
+
+        Args:
+            ids: The environments, (n,).
+            numbers: Each of the first environments gets the world that follows from its number alone. The others' are
+                drawn from PyTorch's global generator.
+        """
+        draws = torch.rand(len(ids), 3 + 2 * len(WALLS_X_M), device=ids.device)
+        self.numbers[ids] = DRAWN
+        if numbers:
+            named = [np.random.default_rng(number).random(draws.shape[1], np.float32) for number in numbers]
+            draws[: len(numbers)] = torch.as_tensor(np.stack(named), device=ids.device)
+            self.numbers[ids[: len(numbers)]] = torch.tensor(numbers, device=ids.device)
+        columns = iter(draws.unbind(1))
 
         def uniform(low: float, high: float) -> Tensor:
-            return torch.empty(len(ids), device=ids.device).uniform_(low, high)
+            return low + (high - low) * next(columns)
 
         start_y, goal_y = uniform(-1.5, 1.5), uniform(-1.5, 1.5)
         walls = []

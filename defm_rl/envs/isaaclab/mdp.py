@@ -31,13 +31,24 @@ class DrawLayout(ManagerTermBase):
     def __init__(self, cfg: EventTermCfg, env: Any) -> None:
         super().__init__(cfg, env)
         self.layouts = Layouts(env.num_envs, env.device)
+        self._waiting: list[int] = []
 
-    def __call__(self, env: Any, env_ids: Tensor | slice | None) -> None:
-        """Begins episodes; None for all environments."""
-        ids = torch.arange(env.num_envs, dtype=torch.int32, device=env.device)
+    def __call__(self, env: Any, env_ids: Tensor | slice | None, numbers: Sequence[int] = ()) -> None:
+        """Begins episodes.
+
+        Args:
+            env: The environment.
+            env_ids: Those that begin; all of them where it is no tensor.
+            numbers: Worlds to play first after each reset of all environments, see `Layouts.draw`: those that begin
+                take the next of these, and worlds of their own when none is left.
+        """
         if isinstance(env_ids, Tensor):
             ids = env_ids.int()
-        self.layouts.draw(ids)
+        else:
+            ids = torch.arange(env.num_envs, dtype=torch.int32, device=env.device)
+            self._waiting = list(numbers)
+        self.layouts.draw(ids, self._waiting[: len(ids)])
+        self._waiting = self._waiting[len(ids) :]
         _place(env.scene["rover"], ["x", "y", "yaw"], self.layouts.start[ids], ids)
         for index in range(self.layouts.walls.shape[1]):
             _place(env.scene[f"wall_{index}"], ["x", "y"], self.layouts.walls[ids, index], ids)
@@ -51,7 +62,7 @@ def state(env: Any) -> Tensor:
     """
     x, y, yaw = _joints(env, "joint_pos").unbind(1)
     speed_x, speed_y, turn_rate = _joints(env, "joint_vel").unbind(1)
-    away_x, away_y = (_layouts(env).goal - torch.stack([x, y], 1)).unbind(1)
+    away_x, away_y = (layouts_of(env).goal - torch.stack([x, y], 1)).unbind(1)
     bearing, cos, sin = torch.atan2(away_y, away_x) - yaw, yaw.cos(), yaw.sin()
     columns = [
         torch.hypot(away_x, away_y) / 5,
@@ -67,7 +78,7 @@ def state(env: Any) -> Tensor:
 def privileged(env: Any) -> Tensor:
     """What only a teacher or critic knows, (N, 5): the way to the goal and each gap in the rover's frame, all / 5 m."""
     x, y, yaw = _joints(env, "joint_pos").unbind(1)
-    position, layouts = torch.stack([x, y], 1), _layouts(env)
+    position, layouts = torch.stack([x, y], 1), layouts_of(env)
     away_x, away_y = (layouts.walls - position[:, None]).unbind(-1)
     cos, sin = yaw.cos()[:, None], yaw.sin()[:, None]
     gaps = torch.cat([away_x * cos + away_y * sin, away_y * cos - away_x * sin], 1)
@@ -84,12 +95,12 @@ class Progress(ManagerTermBase):
     def reset(self, env_ids: Sequence[int] | Tensor | slice | None = None) -> None:
         """Begins episodes."""
         ids = slice(None) if env_ids is None else env_ids
-        layouts = _layouts(self._env)
+        layouts = layouts_of(self._env)
         self._to_go_m[ids] = layouts.to_go_m(layouts.start[:, :2])[ids]
 
     def __call__(self, env: Any) -> Tensor:
         """The progress of the step that has just been made."""
-        to_go_m = _layouts(env).to_go_m(_position(env))
+        to_go_m = layouts_of(env).to_go_m(_position(env))
         progress_m = self._to_go_m - to_go_m
         self._to_go_m[:] = to_go_m
         return progress_m / env.step_dt
@@ -97,16 +108,17 @@ class Progress(ManagerTermBase):
 
 def at_goal(env: Any, radius_m: float = 0.3) -> Tensor:
     """Whether the rovers have arrived, (N,)."""
-    reached = (_layouts(env).goal - _position(env)).norm(dim=1) < radius_m
+    reached = (layouts_of(env).goal - _position(env)).norm(dim=1) < radius_m
     return reached & ~collision(env)
 
 
 def collision(env: Any) -> Tensor:
     """Whether the rovers touch a wall, (N,)."""
-    return _layouts(env).collides(_position(env))
+    return layouts_of(env).collides(_position(env))
 
 
-def _layouts(env: Any) -> Layouts:
+def layouts_of(env: Any) -> Layouts:
+    """The worlds of an environment."""
     event: DrawLayout = env.event_manager.get_term_cfg("layout").func
     return event.layouts
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from defm_rl.experiments.config import Config
+from defm_rl.experiments.environments import of_mujoco, sensor_of
 from defm_rl.experiments.runs import Run
 
 # What says nothing about the policy: how it was watched, judged and driven.
@@ -41,7 +42,7 @@ class Arm:
     @property
     def trained_with(self) -> str:
         """The sensor of its training."""
-        return self.config.env.sensor
+        return sensor_of(self.config.env)
 
 
 def group(runs: Sequence[Run], configs: Sequence[Config]) -> list[Arm]:
@@ -61,7 +62,7 @@ def group(runs: Sequence[Run], configs: Sequence[Config]) -> list[Arm]:
 
 def task_name(config: Config) -> str:
     """Environment and level."""
-    return f"{config.env.id.rpartition('/')[2]}, {config.env.level}"
+    return f"{config.env.id.rpartition('/')[2]}, {of_mujoco(config.env).level}"
 
 
 def encoder_name(config: Config) -> str:
@@ -106,7 +107,7 @@ def _names(configs: Sequence[Config], settings: Sequence[dict[str, Any]]) -> lis
             if key in _TASK:
                 parts.append(str(values[key]))
             elif key == "env.sensor":
-                parts.append(f"trained with {config.env.sensor}")
+                parts.append(f"trained with {sensor_of(config.env)}")
             elif key in values and not said:
                 parts.append(f"{key}={values[key]}")
         names.append(", ".join(parts))

@@ -1,10 +1,8 @@
 """RSL-RL's PPO, and its distillation of a teacher into a student."""
 
-import contextlib
 import hashlib
 import io
-import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,15 +18,15 @@ from defm_rl.experiments.environments import (
     camera_keys,
     encoder_kwargs,
     policy_keys,
+    sees_features,
     trainable_stages,
     training_seed,
 )
 from defm_rl.experiments.episodes import Observations, WatchEpisodes
 from defm_rl.experiments.progress import Progress
+from defm_rl.experiments.quiet import quiet
 from defm_rl.experiments.runs import Run
 from defm_rl.rsl_rl import DefmModel, RslRlVecEnv
-
-_logger = logging.getLogger(__name__)
 
 _MODEL = "model.pt"  # file of a checkpoint
 _ALGORITHM_FIELDS = (
@@ -120,7 +118,7 @@ class RslRlTrainer:
         torch.manual_seed(config.seed + steps)
         self.env = RslRlVecEnv(env, device=device, seed=training_seed(config.seed, steps))
         runner = OnPolicyRunner if self.teacher is None else DistillationRunner
-        with _quiet():
+        with quiet():
             self.runner = runner(self.env, runner_settings(config, self.teacher), device=device)
         if checkpoint is not None:
             self.runner.alg.load(_load(checkpoint), None, True)
@@ -273,12 +271,17 @@ def _encoder_settings(config: Config) -> dict[str, Any] | None:
     size = list(config.env.depth_size)
     if config.encoder.kind == "cnn":
         return {"class_name": "defm_rl.experiments.networks:DepthCnn", "image_size": size}
-    settings = encoder_kwargs(config.encoder, (size[0], size[1]))
-    return {**settings, "grid": list(settings["grid"]), "trainable": trainable_stages(config.encoder)}
+    settings = encoder_kwargs(config.encoder)
+    return {
+        **settings,
+        "image_size": size,
+        "grid": list(settings["grid"]),
+        "trainable": trainable_stages(config.encoder),
+    }
 
 
 def _inside(config: Config) -> bool:
-    return config.encoder.kind == "cnn" or (config.encoder.kind == "defm" and bool(config.encoder.trainable))
+    return bool(camera_keys(config.encoder)) and not sees_features(config.encoder)
 
 
 def _teacher(config: Config, checkpoint: Path | None) -> Teacher:
@@ -288,14 +291,6 @@ def _teacher(config: Config, checkpoint: Path | None) -> Teacher:
 def _load(checkpoint: Path) -> dict[str, Any]:
     saved: dict[str, Any] = torch.load(checkpoint / _MODEL, map_location="cpu")
     return saved
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """RSL-RL prints what it has made: into the log, for those who look there."""
-    with contextlib.redirect_stdout(io.StringIO()) as printed:
-        yield
-    _logger.debug(printed.getvalue())
 
 
 class _Watched:

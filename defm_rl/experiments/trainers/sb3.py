@@ -188,7 +188,8 @@ def extractor(config: EncoderConfig, image_size: tuple[int, int]) -> dict[str, A
         return {
             "features_extractor_class": DefmExtractor,
             "features_extractor_kwargs": {
-                **encoder_kwargs(config, image_size),
+                **encoder_kwargs(config),
+                "image_size": image_size,
                 "trainable": trainable_stages(config),
                 "depth_keys": list(config.cameras),
                 "latent_dim": config.latent_dim,
