@@ -2,7 +2,7 @@
 
 The real code runs on tensors that have a shape but no data, and every allocation and release on the way is booked. What
 libraries allocate behind PyTorch's operations is not seen so: oneDNN's copies of a convolution's tensors in its own
-layout, which weigh on a CPU, are added; cuDNN's workspaces, of at most some tens of MB as a rule, are not.
+layout, which weigh on a CPU, are added; cuDNN's workspaces are not.
 """
 
 import copy
@@ -10,7 +10,7 @@ import math
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -115,14 +115,18 @@ def _shared_peak(encoder: DepthEncoder, batch: int, height: int, width: int, out
     alone = copy.copy(encoder)
     alone.threads = 1
     alone.encode(torch.ones(1, height, width))
-    chunk = min(batch, _CHUNK)
-    shares = max(1, min(_SHARES_PER_THREAD * encoder.threads, chunk // _SMALLEST_SHARE) if encoder.threads > 1 else 1)
-    share = math.ceil(chunk / shares)
+    threads, chunk = encoder.threads, min(batch, _CHUNK)
+    shares = 1 if threads < 2 else max(1, min(_SHARES_PER_THREAD * threads, chunk // _SMALLEST_SHARE))
+    share, at_once = math.ceil(chunk / shares), min(shares, threads)
     ledger = Ledger()
     depth = ledger.tensor((share, height, width), device=encoder.device)
-    with ledger:
-        alone.encode(depth)
-    at_once = min(shares, encoder.threads)
+    before = torch.get_num_threads()
+    torch.set_num_threads(before if shares == 1 else 1)
+    try:
+        with ledger:
+            alone.encode(depth)
+    finally:
+        torch.set_num_threads(before)
     if share == batch:
         return ledger.peak
     return max(at_once * ledger.peak + outputs * (batch - at_once * share) // batch, 2 * outputs)
@@ -140,20 +144,20 @@ class Ledger(TorchDispatchMode):
     """
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.now = self.peak = 0
         self._known: weakref.WeakKeyDictionary[Any, None] = weakref.WeakKeyDictionary()
         self._weights: dict[int, tuple[Tensor, Tensor]] = {}
         self._attention = _FusedAttention()
 
     def __enter__(self) -> "Ledger":
-        self._attention.__enter__()
-        super().__enter__()
+        self._attention.__enter__()  # type: ignore[no-untyped-call]
+        super().__enter__()  # type: ignore[no-untyped-call]
         return self
 
     def __exit__(self, *error: Any) -> None:
-        super().__exit__(*error)
-        self._attention.__exit__(*error)
+        super().__exit__(*error)  # type: ignore[no-untyped-call]
+        self._attention.__exit__(*error)  # type: ignore[no-untyped-call]
 
     def tensor(self, shape: Sequence[int], dtype: torch.dtype = torch.float32, *, device: torch.device) -> Tensor:
         """A tensor that says it is on the device, and has no data; not booked."""
@@ -181,11 +185,13 @@ class Ledger(TorchDispatchMode):
     def _inner(self, x: Any) -> Any:
         """The dataless tensor behind one; weights get one too, which is not booked."""
         if isinstance(x, _Dataless):
-            return x.inner
-        if not isinstance(x, Tensor) or x.device.type == "meta":
+            return x.dataless
+        if not isinstance(x, Tensor):
             return x
         if id(x) not in self._weights:
-            meta = torch.empty_strided(x.shape, x.stride(), dtype=x.dtype, device="meta")
+            meta = x.detach()
+            if x.device.type != "meta":
+                meta = torch.empty_strided(x.shape, x.stride(), dtype=x.dtype, device="meta")
             self._known[meta.untyped_storage()] = None
             self._weights[id(x)] = (x, meta)
         return self._weights[id(x)][1]
@@ -212,12 +218,12 @@ class Ledger(TorchDispatchMode):
 class _Dataless(Tensor):
     """A tensor on the meta device that says it is on another: code that asks takes the path it takes there."""
 
-    inner: Tensor
-    __torch_function__ = torch._C._disabled_torch_function_impl
+    dataless: Tensor  # on the meta device
+    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
 
     @staticmethod
     def __new__(cls, inner: Tensor, device: torch.device) -> "_Dataless":
-        made = Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
+        made = Tensor._make_wrapper_subclass(
             cls,
             inner.shape,
             strides=inner.stride(),
@@ -225,11 +231,13 @@ class _Dataless(Tensor):
             dtype=inner.dtype,
             device=device,
         )
-        made.inner = inner
-        return cast(_Dataless, made)
+        made.dataless = inner
+        return made
 
     @classmethod
-    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(  # type: ignore[override]
+        cls, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
         raise RuntimeError(f"{func} on a tensor without data, outside its Ledger.")
 
 
@@ -252,7 +260,7 @@ def _convolution_workspace(out: Tensor, x: Tensor, weight: Tensor, bias: Tensor 
     """
     operands = [None if t is None else torch.empty(1, dtype=t.dtype).expand(t.shape) for t in (x, weight, bias)]
     backend = torch._C._select_conv_backend(*operands, *settings[:6])  # type: ignore[attr-defined]
-    if backend == torch._C._ConvBackend.Mkldnn:  # type: ignore[attr-defined]
+    if backend == torch._C._ConvBackend.Mkldnn:
         return _onednn_workspace(out, x, weight)
     pointwise = weight.shape[2:].numel() == 1
     columns = 0 if pointwise else x.element_size() * x.shape[0] * weight[0].numel() * out.shape[2:].numel()
