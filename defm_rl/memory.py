@@ -259,8 +259,8 @@ def _convolution_workspace(out: Tensor, x: Tensor, weight: Tensor, bias: Tensor 
     Which of PyTorch's implementations it is depends on the sizes, and on the number of threads.
     """
     operands = [None if t is None else torch.empty(1, dtype=t.dtype).expand(t.shape) for t in (x, weight, bias)]
-    backend = torch._C._select_conv_backend(*operands, *settings[:6])  # type: ignore[attr-defined]
-    if backend == torch._C._ConvBackend.Mkldnn:
+    backend = torch._C._select_conv_backend(*operands, *settings[:6])
+    if backend == torch._C._ConvBackend.Mkldnn:  # type: ignore[attr-defined]
         return _onednn_workspace(out, x, weight)
     pointwise = weight.shape[2:].numel() == 1
     columns = 0 if pointwise else x.element_size() * x.shape[0] * weight[0].numel() * out.shape[2:].numel()

@@ -128,9 +128,11 @@ def estimate_training(config: Config, device: str | None = None) -> TrainingMemo
 def _small_training(config: Config) -> tuple[BaseAlgorithm, DepthEncoder | None]:
     """The training's model, and the encoder around its environments, with as little data as can be."""
     few: dict[str, Any] = {"n_steps": 2, "batch_size": 2} if isinstance(config.algo, PPOConfig) else {"buffer_size": 2}
+    # No image is rendered: OpenGL need not be there, nor be started.
+    renderer = "rays" if config.env.renderer in ("auto", "egl") else config.env.renderer
     small = dataclasses.replace(
         config,
-        env=dataclasses.replace(config.env, num_envs=1),
+        env=dataclasses.replace(config.env, num_envs=1, renderer=renderer),
         encoder=dataclasses.replace(config.encoder, weights="random"),
         algo=dataclasses.replace(config.algo, **few),
     )

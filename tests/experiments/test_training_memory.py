@@ -69,6 +69,14 @@ def test_a_frozen_encoder_makes_transitions_small_and_gradient_steps_light():
     assert trained.transition_with_images - trained.transition == (12 - 4) * 24 * 48
 
 
+@pytest.mark.parametrize("algo", [PPO, SAC])
+def test_gradient_steps_are_estimated_for_a_gpu_without_one(algo):
+    config = to_config(compose_config([*SMALL, *algo, *TRAINED]))
+    on_cpu, on_gpu = (estimate_training(config, device) for device in ("cpu", "cuda"))
+    assert on_gpu.update == pytest.approx(on_cpu.update, rel=0.1)
+    assert on_gpu.policy_weights == on_cpu.policy_weights
+
+
 def test_the_command_prints_a_table_or_json(capsys):
     assert memory.main([*SMALL, *PPO, *FROZEN]) == 0
     assert "buffer of 18 transitions" in capsys.readouterr().out
