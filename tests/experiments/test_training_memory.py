@@ -13,7 +13,13 @@ from defm_rl.experiments.memory import buffer_arrays, estimate_training
 from defm_rl.experiments.runs import to_config
 from defm_rl.experiments.trainers.sb3 import SB3Trainer, training_keys
 
-SMALL = ["experiment=navigation", "env.num_envs=3", "env.depth_size=[24,48]", "encoder.weights=random"]
+SMALL = [
+    "experiment=navigation",
+    "env.num_envs=3",
+    "env.depth_size=[24,48]",
+    "env.renderer=rays",
+    "encoder.weights=random",
+]
 PPO = ["algo=ppo", "algo.n_steps=6", "algo.batch_size=18", "algo.n_epochs=1"]
 SAC = ["algo=sac", "algo.buffer_size=100", "algo.batch_size=16", "algo.learning_starts=6"]
 FROZEN = ["encoder=efficientnet_b0"]
