@@ -12,9 +12,10 @@ _COMMANDS = {
     "train": "train a policy: defm-rl train experiment=quickstart",
     "evaluate": "trained policies behind any depth camera: defm-rl evaluate RUN... sensors=all",
     "gap": "what other cameras do to an encoder's features: defm-rl gap encoder=resnet18",
+    "memory": "how much memory a training will take: defm-rl memory experiment=quickstart env.num_envs=4096",
 }
 # These take the rest of the command line as it is: their settings are Hydra's.
-_EXPERIMENTS = ("train", "evaluate", "gap")
+_EXPERIMENTS = ("train", "evaluate", "gap", "memory")
 
 _NOTE = """\
 maps: channels by level as the backbone gives them (P3, P4, P5 at strides 8, 16, 32; P14: patches of 14 pixels).

@@ -311,13 +311,24 @@ class DepthEncoder(nn.Module):
             self._runner, self._runner_version = self._make_runner(), version
         return self._runner
 
-    def _make_runner(self) -> Callable[[Tensor], Tensor]:
-        graph = self.compile_mode == "auto" and self.device.type == "cpu"
+    def _runs_in(self, device: str) -> tuple[bool, torch.dtype, torch.memory_format]:
+        """Whether `encode` runs as a graph on a type of device, in which dtype, and with which layout."""
+        graph = self.compile_mode == "auto" and device == "cpu"
         dtype = PRECISIONS[self.precision] if self.dtype == torch.float32 else self.dtype
         last = graph and dtype == torch.float32 and self.card.family in _CHANNELS_LAST_FAMILIES
-        layout = torch.channels_last if last else torch.contiguous_format
+        return graph, dtype, torch.channels_last if last else torch.contiguous_format
+
+    def copied_bytes(self, device: str) -> int:
+        """Bytes of the copy of the weights that a frozen encoder works with on a type of device; 0 without one."""
+        _, dtype, layout = self._runs_in(device)
+        if dtype == self.dtype and layout == torch.contiguous_format:
+            return 0
+        return sum(weight.numel() * dtype.itemsize for weight in self.net.buffers())
+
+    def _make_runner(self) -> Callable[[Tensor], Tensor]:
+        graph, dtype, layout = self._runs_in(self.device.type)
         net = self.net
-        if last or dtype != self.dtype:
+        if self.copied_bytes(self.device.type):
             # A network that is in this precision is faster than autocast, which normalizes groups in float32 on a GPU.
             net = copy.deepcopy(net).to(dtype=dtype, memory_format=layout)  # type: ignore[call-overload]
 

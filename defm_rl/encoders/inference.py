@@ -19,6 +19,12 @@ _logger = logging.getLogger(__name__)
 _PIXELS_PER_SHARE = 100_000
 
 
+def share_count(pixels: int, threads: int) -> int:
+    """In how many shares a batch of so many pixels is encoded: one, or a multiple of the threads."""
+    count = round(pixels / _PIXELS_PER_SHARE)
+    return 1 if count < 2 else -(-count // threads) * threads
+
+
 class FrozenRunner:
     """Runs a frozen function of a batch on several threads, each on its share of the batch.
 
@@ -59,10 +65,7 @@ class FrozenRunner:
 
     def _shares(self, depth: Tensor) -> tuple[Tensor, ...]:
         """The batch, or where it is large parts of it, the same number for each thread."""
-        count = round(depth.numel() / _PIXELS_PER_SHARE)
-        if count < 2:
-            return (depth,)
-        return depth.chunk(-(-count // self._threads) * self._threads)
+        return depth.chunk(share_count(depth.numel(), self._threads))
 
     def _run(self, depth: Tensor) -> Tensor:
         # Gradient mode and autocast belong to a thread: the pool's must be told, and do the same as the caller's.
