@@ -179,6 +179,11 @@ class Ledger(TorchDispatchMode):
             kwargs["device"] = torch.device("meta")
         inner_args, inner_kwargs = tree_map(self._inner, (args, kwargs))
         outputs = func(*inner_args, **inner_kwargs)
+        # What these give has the layout of what they were given, but not on the meta device.
+        if func is _ATEN.native_group_norm.default:
+            outputs = (torch.empty_like(inner_args[0]), *outputs[1:])
+        elif device.type == "cpu" and func in _CONVOLUTIONS and _has_channels_last(inner_args[0]):
+            outputs = torch.empty_like(outputs, memory_format=torch.channels_last)
         originals = {id(self._inner(x)): x for x in given}
         if device.type == "cpu" and func in _CONVOLUTIONS:
             self._raise_to(self.now + _convolution_workspace(outputs, *inner_args))
@@ -271,10 +276,14 @@ def _convolution_workspace(out: Tensor, x: Tensor, weight: Tensor, bias: Tensor 
 
 def _onednn_workspace(out: Tensor, x: Tensor, weight: Tensor) -> int:
     """First input, weights and output are there in oneDNN's blocks of channels, then the output in its two layouts."""
-    channels_last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
+    channels_last = _has_channels_last(x)
     blocked_in = 0 if channels_last or x.shape[1] <= 3 else _blocked(x)  # an image's channels are taken as they are
     blocked_out = 0 if channels_last else _blocked(out)
     return max(blocked_in + nbytes(weight) + (blocked_out or nbytes(out)), blocked_out + nbytes(out))
+
+
+def _has_channels_last(x: Tensor) -> bool:
+    return not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
 
 
 def _blocked(x: Tensor) -> int:
