@@ -61,12 +61,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--encoders", nargs="*", default=["defm_resnet18", "defm_regnet_y_400mf"])
     parser.add_argument("--algorithms", nargs="*", default=["ppo", "sac"])
-    parser.add_argument("--steps", type=int, default=2048, help="of PPO; SAC takes a fourth")
+    parser.add_argument("--steps", type=int, default=2048, help="of PPO; SAC takes an eighth")
     parser.add_argument("--rounds", type=int, default=2)
     args = parser.parse_args()
     rows: list[dict[str, object]] = []
     for algorithm in args.algorithms:
-        steps = args.steps if algorithm == "ppo" else args.steps // 4
+        steps = args.steps if algorithm == "ppo" else args.steps // 8
         for name in args.encoders:
             ways = {
                 "a: published model in the policy": (PublishedExtractor, {"name": name}),

@@ -91,6 +91,30 @@ def test_features_of_depth_stand_beside_the_other_keys(reference):
     torch.testing.assert_close(features[:, : 2 * reference.feature_dim], torch.cat(expected, 1))
 
 
+def test_projected_features_have_one_scale_whatever_the_scale_of_the_encoder_is():
+    env = vec_env(cameras=("left", "right"))
+    torch.manual_seed(0)
+    extractor = DefmExtractor(env.observation_space, latent_dim=16, **ENCODER)
+    observation = tensors(env.reset())
+    features = extractor(observation)
+    assert features.shape == (2, extractor.features_dim)
+    assert torch.equal(features[:, 32:], observation["state"])
+    encode = extractor.encoder.encode
+    extractor.encoder.encode = lambda depth: 1000 * encode(depth)
+    torch.testing.assert_close(extractor(observation), features, rtol=1e-3, atol=1e-3)
+    assert features[:, :32].abs().mean() < 0.9  # not saturated
+
+
+def test_policy_with_projected_features_trains_the_projection_and_the_encoder(tmp_path):
+    model = make(PPO, PPO_SETTINGS, trainable=LAST_STAGE, latent_dim=8)
+    before = {name: p.detach().clone() for name, p in model.policy.named_parameters() if "projections" in name}
+    assert before
+    model.learn(16)
+    assert all(not torch.equal(p, before[name]) for name, p in model.policy.named_parameters() if name in before)
+    model.save(tmp_path / "model")
+    PPO.load(tmp_path / "model", env=model.get_env()).learn(16)
+
+
 def test_box_of_stacked_frames_is_encoded_frame_by_frame(reference):
     env = VecFrameStack(vec_env(box=True), 3, channels_order="first")
     extractor = DefmExtractor(env.observation_space, **ENCODER)
