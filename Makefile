@@ -5,6 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 ISAACLAB_VENV := .venv-isaaclab
 BENCH_VENV := .venv-bench
+BENCH_STAMP := $(BENCH_VENV)/.installed
 ISAACLAB_STAMP := $(ISAACLAB_VENV)/.installed
 ISAACLAB_NEEDS := tests/isaaclab/requirements.txt tests/isaaclab/requirements-no-deps.txt
 
@@ -60,14 +61,17 @@ format: $(STAMP)  ## format and mend what can be mended
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-# The published package for comparison; torchvision, which it imports, only without the torch that its wheel asks for.
-bench: $(STAMP)  ## run the benchmarks against the published package, one after the other
-	@$(call make_venv,$(BENCH_VENV))
-	@$(BENCH_VENV)/bin/python -c 'import site; print(site.getsitepackages()[0])' > $(BENCH_VENV)/.site
-	@$(BIN)/python -c 'import site; print("import site; site.addsitedir(%r)" % site.getsitepackages()[0])' \
-		> "$$(cat $(BENCH_VENV)/.site)/defm_rl_bench.pth"
-	$(BENCH_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r benchmarks/requirements.txt
+bench: $(BENCH_STAMP)  ## run the benchmarks against the published package, one after the other
 	@for file in benchmarks/bench_*.py; do echo "== $$file"; $(BENCH_VENV)/bin/python $$file || exit 1; done
+
+# The published package for comparison, on top of the project's environment; torchvision, which it imports, only without
+# the torch that its wheel asks for.
+$(BENCH_STAMP): $(STAMP) benchmarks/requirements.txt
+	@$(call make_venv,$(BENCH_VENV))
+	@$(BIN)/python -c 'import site; print("import site; site.addsitedir(%r)" % site.getsitepackages()[0])' \
+		> "$$($(BENCH_VENV)/bin/python -c 'import site; print(site.getsitepackages()[0])')/defm_rl_bench.pth"
+	$(BENCH_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r benchmarks/requirements.txt
+	@touch $@
 
 clean:  ## remove the virtual environment and caches
 	rm -rf $(VENV) $(ISAACLAB_VENV) $(BENCH_VENV) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache build *.egg-info

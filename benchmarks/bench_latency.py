@@ -8,6 +8,7 @@ import logging
 import resource
 import subprocess
 import sys
+from pathlib import Path
 
 import harness
 import torch
@@ -39,7 +40,7 @@ def latency(encoders: list[str]) -> list[dict[str, object]]:
             def run_ours(depth: torch.Tensor = depth, encoder: DepthEncoder = encoder) -> torch.Tensor:
                 return encoder.encode(depth)
 
-            spent = harness.in_turns({"published": run_published, "ours": run_ours}, rounds=(5, 50))
+            spent = harness.in_turns({"published": run_published, "ours": run_ours}, budget_s=1.0, rounds=(5, 50))
             a, b = (harness.median_ms(spent[key]) for key in ("published", "ours"))
             rows.append(
                 {
@@ -57,7 +58,9 @@ def latency(encoders: list[str]) -> list[dict[str, object]]:
 def scale(name: str, size: tuple[int, int], batch: int, chunk: int) -> dict[str, object]:
     """Time and memory of `encode` in a process of its own, since a peak cannot be reset."""
     script = f"import bench_latency; bench_latency.encode_once({name!r}, {size}, {batch}, {chunk})"
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=Path(__file__).parent
+    )
     ms, peak_mb = map(float, done.stdout.split()[-2:])
     return {
         "encoder": name.removeprefix("defm_"),
@@ -75,7 +78,7 @@ def encode_once(name: str, size: tuple[int, int], batch: int, chunk: int) -> Non
     encoder.encode(torch.rand(2, *size))
     depth = torch.rand(batch, *size) * 8
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    spent = harness.in_turns({"encode": lambda: encoder.encode(depth, chunk=chunk)}, budget_s=2.0, rounds=(1, 10))
+    spent = harness.in_turns({"encode": lambda: encoder.encode(depth, chunk=chunk)}, budget_s=1.0, rounds=(1, 10))
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     sys.stdout.write(f"{harness.median_ms(spent['encode'])} {grown / 1024:.1f}\n")
 

@@ -89,11 +89,16 @@ def peak_copy_gb_s() -> float:
     return 2 * a.nbytes / min(in_turns({"copy": lambda: b.copy_(a)}, budget_s=1.0)["copy"]) / 1e9
 
 
-def save(name: str, rows: Sequence[dict[str, object]], **facts: object) -> None:
-    """Writes `results/NAME.json` and logs the rows as a table in Markdown."""
+def write(name: str, rows: Sequence[dict[str, object]], **facts: object) -> None:
+    """Writes `results/NAME.json`."""
     RESULTS.mkdir(exist_ok=True)
     content = {"machine": machine(), **facts, "rows": list(rows)}
     (RESULTS / f"{name}.json").write_text(json.dumps(content, indent=1) + "\n")
+
+
+def save(name: str, rows: Sequence[dict[str, object]], **facts: object) -> None:
+    """Writes `results/NAME.json` and logs the rows as a table in Markdown."""
+    write(name, rows, **facts)
     logger.info("%s\n%s", {**machine(), **facts}, table(rows))
 
 

@@ -65,7 +65,7 @@ class FrozenRunner:
 
     def _shares(self, depth: Tensor) -> tuple[Tensor, ...]:
         """The batch, or where it is large parts of it, the same number for each thread."""
-        return depth.chunk(share_count(depth.numel(), self._threads))
+        return depth.chunk(share_count(len(depth) * depth.shape[-2] * depth.shape[-1], self._threads))
 
     def _run(self, depth: Tensor) -> Tensor:
         # Gradient mode and autocast belong to a thread: the pool's must be told, and do the same as the caller's.
