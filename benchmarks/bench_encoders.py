@@ -52,10 +52,8 @@ def _measure(
     name: str, size: tuple[int, int], batch: int, gflop: float, args: argparse.Namespace, peak: float
 ) -> list[dict[str, object]]:
     encoders = {p: DepthEncoder(name, weights="random", precision=p).to(args.device) for p in args.precisions}
-    state = DepthEncoder(name, weights="random").net.state_dict(keep_vars=True)
     net = next(iter(encoders.values())).net
-    state = {**dict(net.named_buffers()), **state}
-    published = upstream.load(name, state).to(args.device)
+    published = upstream.load(name, dict(net.named_buffers())).to(args.device)
     height, width = (side // 14 * 14 for side in size) if "vit" in name else size
     x = torch.randn(batch, 3, height, width, generator=torch.Generator().manual_seed(0)).to(args.device)
 

@@ -22,7 +22,7 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--budget", type=float, default=1.5, help="seconds for each case")
     args = parser.parse_args()
-    copy_gb_s = harness.peak_copy_gb_s() if args.device == "cpu" else _gpu_copy_gb_s()
+    copy_gb_s = harness.peak_copy_gb_s(args.device)
     rows: list[dict[str, object]] = []
     for frames, height, width, size in CASES:
         depth = torch.rand(frames, height, width, device=args.device) * 8
@@ -52,12 +52,6 @@ def main() -> None:
             }
         )
     harness.save(f"normalization_{args.device}", rows, copy_gb_s=round(copy_gb_s, 1))
-
-
-def _gpu_copy_gb_s() -> float:
-    a = torch.rand(2**28, device="cuda")
-    b = torch.empty_like(a)
-    return 2 * a.nbytes / min(harness.in_turns({"copy": lambda: b.copy_(a)}, budget_s=1.0)["copy"]) / 1e9
 
 
 if __name__ == "__main__":

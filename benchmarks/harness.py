@@ -83,9 +83,10 @@ def peak_gflops(threads: int) -> float:
     return 2 * 1536**3 / seconds / 1e9
 
 
-def peak_copy_gb_s() -> float:
-    """GB/s that a copy of a large tensor reads and writes, all threads together."""
-    a, b = torch.rand(2**26), torch.empty(2**26)
+def peak_copy_gb_s(device: str) -> float:
+    """GB/s that a copy of a large tensor reads and writes on a device, all threads together."""
+    a = torch.rand(2**26 if device == "cpu" else 2**28, device=device)
+    b = torch.empty_like(a)
     return 2 * a.nbytes / min(in_turns({"copy": lambda: b.copy_(a)}, budget_s=1.0)["copy"]) / 1e9
 
 

@@ -19,9 +19,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from defm_rl.encoders import DepthEncoder
+from defm_rl.encoders.depth_encoder import CHUNK
 from defm_rl.encoders.inference import share_count
+from defm_rl.encoders.layers import has_channels_last
 
-_CHUNK = 1024  # `DepthEncoder.encode`'s
 _BLOCK = 16  # channels that oneDNN keeps together
 _ATEN = torch.ops.aten
 
@@ -82,7 +83,7 @@ def estimate_encoding(
         ledger = Ledger()
         depth = ledger.tensor((batch, height, width), device=encoder.device)
         with ledger:
-            encoder.encode(depth, chunk=_CHUNK)
+            encoder.encode(depth, chunk=CHUNK)
         return MemoryEstimate(weights, inputs, outputs, ledger.peak)
     return MemoryEstimate(weights, inputs, outputs, _shared_peak(encoder, batch, height, width, outputs))
 
@@ -117,7 +118,7 @@ def _shared_peak(encoder: DepthEncoder, batch: int, height: int, width: int, out
     alone = copy.copy(encoder)
     alone.threads = 1
     alone.encode(torch.ones(1, height, width))
-    threads, chunk = encoder.threads, min(batch, _CHUNK)
+    threads, chunk = encoder.threads, min(batch, CHUNK)
     shares = share_count(chunk * height * width, threads)
     share, at_once = math.ceil(chunk / shares), min(shares, threads)
     ledger = Ledger()
@@ -182,7 +183,7 @@ class Ledger(TorchDispatchMode):
         # What these give has the layout of what they were given, but not on the meta device.
         if func is _ATEN.native_group_norm.default:
             outputs = (torch.empty_like(inner_args[0]), *outputs[1:])
-        elif device.type == "cpu" and func in _CONVOLUTIONS and _has_channels_last(inner_args[0]):
+        elif device.type == "cpu" and func in _CONVOLUTIONS and has_channels_last(inner_args[0]):
             outputs = torch.empty_like(outputs, memory_format=torch.channels_last)
         originals = {id(self._inner(x)): x for x in given}
         if device.type == "cpu" and func in _CONVOLUTIONS:
@@ -276,14 +277,10 @@ def _convolution_workspace(out: Tensor, x: Tensor, weight: Tensor, bias: Tensor 
 
 def _onednn_workspace(out: Tensor, x: Tensor, weight: Tensor) -> int:
     """First input, weights and output are there in oneDNN's blocks of channels, then the output in its two layouts."""
-    channels_last = _has_channels_last(x)
+    channels_last = has_channels_last(x)
     blocked_in = 0 if channels_last or x.shape[1] <= 3 else _blocked(x)  # an image's channels are taken as they are
     blocked_out = 0 if channels_last else _blocked(out)
     return max(blocked_in + nbytes(weight) + (blocked_out or nbytes(out)), blocked_out + nbytes(out))
-
-
-def _has_channels_last(x: Tensor) -> bool:
-    return not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
 
 
 def _blocked(x: Tensor) -> int:

@@ -24,6 +24,8 @@ Size = int | tuple[int, int]
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 COMPILERS = ("auto", "inductor", "off")
+CHUNK = 1024
+"""Images that are encoded at once at the most, unless it is said otherwise."""
 
 # On a processor their small and grouped convolutions are faster with the channels last, in float32; those of the
 # ResNets are slower, and so is everything in half precision.
@@ -170,7 +172,7 @@ class DepthEncoder(nn.Module):
         """
         return self._run(self._images(depth))
 
-    def encode(self, depth: Tensor | np.ndarray, *, chunk: int = 1024) -> Tensor:
+    def encode(self, depth: Tensor | np.ndarray, *, chunk: int = CHUNK) -> Tensor:
         """Features without gradients, the fast way: what a frozen encoder does once per frame.
 
         Args:

@@ -122,13 +122,14 @@ class ConvNormAct(nn.Sequential):
         """(B, in_channels, H, W) to (B, out_channels, H / stride, W / stride), sizes rounded up."""
         conv, norm = self
         assert isinstance(conv, nn.Conv2d)
-        is_product = self._is_pointwise and _has_channels_last_on_cpu(x)
+        is_product = self._is_pointwise and x.device.type == "cpu" and has_channels_last(x)
         out: Tensor = norm(_pointwise(x, conv.weight) if is_product else conv(x), residual)
         return out
 
 
-def _has_channels_last_on_cpu(x: Tensor) -> bool:
-    return x.device.type == "cpu" and not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
+def has_channels_last(x: Tensor) -> bool:
+    """Whether the channels are last in memory, and only so: of one pixel or one channel, both layouts are the same."""
+    return not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
 
 
 def _pointwise(x: Tensor, weight: Tensor) -> Tensor:
