@@ -30,6 +30,8 @@ CHUNK = 1024
 # On a processor their small and grouped convolutions are faster with the channels last, in float32; those of the
 # ResNets are slower, and so is everything in half precision.
 _CHANNELS_LAST_FAMILIES = ("regnet", "efficientnet")
+# Pixels from which on a share of the batch is better given to one core alone than to all of them, by measurement.
+_LEAST_SHARE = {"resnet": 65_000, "regnet": 30_000, "efficientnet": 30_000, "vit": 16_000}
 
 
 class DepthEncoder(nn.Module):
@@ -131,7 +133,8 @@ class DepthEncoder(nn.Module):
             self.feature_dim += dim
 
         self.threads = torch.get_num_threads()
-        self._runner: Callable[[Tensor], Tensor] | None = None
+        self._runner: Callable[[Tensor], Tensor] | None = None  # only while all is frozen
+        self._runner_weights: list[Tensor] = []
         self._runner_version = 0
         self._compiled: Compiled | None = None
         self._trainable: tuple[str, ...] = ()
@@ -148,6 +151,11 @@ class DepthEncoder(nn.Module):
     def frozen(self) -> bool:
         """Whether features depend on the image alone: nothing here, a learned pool included, is trained."""
         return next(self.parameters(), None) is None
+
+    @property
+    def least_share(self) -> int:
+        """Pixels that a share of the batch must have for a core of its own in `encode`, on a CPU."""
+        return _LEAST_SHARE[self.card.family]
 
     @property
     def device(self) -> torch.device:
@@ -184,7 +192,7 @@ class DepthEncoder(nn.Module):
         """
         with torch.no_grad():
             depth = self._images(depth)
-            run = self._frozen_runner() if self.frozen else self._run
+            run = self._frozen_runner() if self._runner is not None or self.frozen else self._run
             if len(depth) <= chunk:
                 return run(depth)
             return torch.cat([run(part) for part in depth.split(chunk)])
@@ -277,7 +285,8 @@ class DepthEncoder(nn.Module):
         return super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_runner": None, "_compiled": None}  # threads and compiled graphs are not copied
+        # Threads and compiled graphs are not copied.
+        return {**self.__dict__, "_runner": None, "_runner_weights": [], "_compiled": None}
 
     def extra_repr(self) -> str:
         """The settings, in the order of the constructor."""
@@ -285,7 +294,9 @@ class DepthEncoder(nn.Module):
 
     @property
     def _any_tensor(self) -> Tensor:
-        return next(itertools.chain(self.net.parameters(), self.net.buffers()))
+        # Whether the first layer is frozen or not: parameters() of a frozen network would walk through all of it.
+        tensors = (itertools.chain(m.parameters(False), m.buffers(False)) for m in self.net.modules())
+        return next(itertools.chain.from_iterable(tensors))
 
     @property
     def _uses_bifpn(self) -> bool:
@@ -307,10 +318,12 @@ class DepthEncoder(nn.Module):
 
     def _frozen_runner(self) -> Callable[[Tensor], Tensor]:
         """What `encode` runs where nothing is trained; made anew when weights have been changed in place."""
-        weights = [weight for weight in self.net.buffers() if not weight.is_inference()]  # those cannot be changed
-        version = sum(weight._version for weight in weights)
+        # Asked for every frame of a rollout, this must not walk through the network: that takes as long as a block of it.
+        version = sum(weight._version for weight in self._runner_weights)
         if self._runner is None or version != self._runner_version:
-            self._runner, self._runner_version = self._make_runner(), version
+            self._runner_weights = [w for w in self.net.buffers() if not w.is_inference()]  # those cannot be changed
+            self._runner_version = sum(weight._version for weight in self._runner_weights)
+            self._runner = self._make_runner()
         return self._runner
 
     def _runs_in(self, device: str) -> tuple[bool, torch.dtype, torch.memory_format]:
@@ -341,13 +354,14 @@ class DepthEncoder(nn.Module):
             return self._pooled(x, net)
 
         if graph:
-            return FrozenRunner(prepare, network, self.threads)
+            return FrozenRunner(prepare, network, self.threads, self.least_share)
         run = Compiled(network, self.encoder_name, cuda_graphs=True) if self.compile_mode == "inductor" else network
         return lambda depth: run(prepare(depth))
 
     def _forget_compiled(self) -> None:
         """Graphs hold the weights, their device and their dtype as they were."""
         self._runner = self._compiled = None
+        self._runner_weights = []
 
     def _normalized(self, depth: Tensor, dtype: torch.dtype | None = None) -> Tensor:
         return normalize_channels(

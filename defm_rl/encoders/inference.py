@@ -13,16 +13,22 @@ from torch import Tensor, nn
 
 _logger = logging.getLogger(__name__)
 
-# A share of about so many pixels keeps a core busy for longer than handing it over takes, and its activations fit
-# into memory that the allocator reuses: beyond 32 MB, glibc asks the kernel for each of them anew, page by page.
-# Chosen by measurement; smaller batches are run at once, with PyTorch's own threads.
+# Pixels of a share of a large batch: it keeps a core busy for long, and its activations fit into memory that the allocator
+# reuses, since beyond 32 MB, glibc asks the kernel for each of them anew, page by page. Chosen by measurement.
 _PIXELS_PER_SHARE = 100_000
 
 
-def share_count(pixels: int, threads: int) -> int:
-    """In how many shares a batch of so many pixels is encoded: one, or a multiple of the threads."""
-    count = round(pixels / _PIXELS_PER_SHARE)
-    return 1 if count < 2 else -(-count // threads) * threads
+def share_count(pixels: int, threads: int, least: int) -> int:
+    """In how many shares a batch is encoded: one, which PyTorch's own threads work on, or a multiple of the threads.
+
+    Args:
+        pixels: Of all images of the batch.
+        threads: Number of threads.
+        least: Pixels that a share must have for threads of its own to be worth it.
+    """
+    if pixels < threads * least:
+        return 1
+    return -(-max(round(pixels / _PIXELS_PER_SHARE), 1) // threads) * threads
 
 
 class FrozenRunner:
@@ -37,12 +43,19 @@ class FrozenRunner:
         network: From channels to (B, D) features, each image's depending on that image alone; becomes a graph, which
             keeps the weights as they are now.
         threads: Number of threads.
+        least_share: Pixels that a share must have at the least.
     """
 
-    def __init__(self, prepare: Callable[[Tensor], Tensor], network: Callable[[Tensor], Tensor], threads: int) -> None:
+    def __init__(
+        self,
+        prepare: Callable[[Tensor], Tensor],
+        network: Callable[[Tensor], Tensor],
+        threads: int,
+        least_share: int,
+    ) -> None:
         self._prepare, self._network = prepare, network
         self._graphs: dict[tuple[int, int], Callable[[Tensor], Tensor]] = {}
-        self._threads = threads
+        self._threads, self._least_share = threads, least_share
         self._pool: ThreadPoolExecutor | None = None
         self._process = os.getpid()
 
@@ -65,7 +78,8 @@ class FrozenRunner:
 
     def _shares(self, depth: Tensor) -> tuple[Tensor, ...]:
         """The batch, or where it is large parts of it, the same number for each thread."""
-        return depth.chunk(share_count(len(depth) * depth.shape[-2] * depth.shape[-1], self._threads))
+        pixels = len(depth) * depth.shape[-2] * depth.shape[-1]
+        return depth.chunk(share_count(pixels, self._threads, self._least_share))
 
     def _run(self, depth: Tensor) -> Tensor:
         # Gradient mode and autocast belong to a thread: the pool's must be told, and do the same as the caller's.

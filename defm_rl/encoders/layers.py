@@ -134,7 +134,18 @@ def has_channels_last(x: Tensor) -> bool:
 
 def _pointwise(x: Tensor, weight: Tensor) -> Tensor:
     """A 1x1 convolution as the matrix product that it is where the channels are last: faster on a processor."""
-    return F.linear(x.permute(0, 2, 3, 1), weight[:, :, 0, 0]).permute(0, 3, 1, 2)
+    # A frozen graph keeps the weights transposed, which the product reads faster.
+    return torch.matmul(x.permute(0, 2, 3, 1), weight[:, :, 0, 0].t().contiguous()).permute(0, 3, 1, 2)
+
+
+class MaxPool(nn.MaxPool2d):
+    """Max pooling with the channels last, in which it is several times faster on a processor; else `nn.MaxPool2d`."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) to (B, C, H / stride, W / stride), sizes rounded up, in the memory format of `x`."""
+        if x.device.type != "cpu" or has_channels_last(x):
+            return super().forward(x)
+        return super().forward(x.contiguous(memory_format=torch.channels_last)).contiguous()
 
 
 class SqueezeExcitation(nn.Module):

@@ -5,7 +5,7 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from defm_rl.encoders.layers import ConvNormAct, GroupNormAct, init_convolutions
+from defm_rl.encoders.layers import ConvNormAct, GroupNormAct, MaxPool, init_convolutions
 from defm_rl.encoders.network import Backbone
 
 # Normalizations are called "bn" and the projection of the skip "downsample", as in the published checkpoints.
@@ -107,7 +107,7 @@ class ResNet(Backbone):
         super().__init__()
         self.conv1 = _conv(3, 64, 7, stride=2)
         self.bn1 = GroupNormAct(64, "relu")
-        self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
+        self.maxpool = MaxPool(3, stride=2, padding=1)
         channels = 64
         widths = (64, 128, 256, 512)
         for i, (width, depth) in enumerate(zip(widths, config.depths, strict=True), start=1):
