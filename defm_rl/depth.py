@@ -28,6 +28,8 @@ _NEAR = math.log1p(9.0)
 # A channel is x * scale + shift, x being L, min(L, _NEAR) and (L - min L) / (max L - min L).
 _SCALE = (1 / (_FAR * STD[0]), 1 / (_NEAR * STD[1]), 1 / STD[2])
 _SHIFT = (-MEAN[0] / STD[0], -MEAN[1] / STD[1], -MEAN[2] / STD[2])
+# What is resized at once on its way from depth to channels, at the least one image per thread: some megabytes.
+_PIXELS_AT_ONCE = 2**20
 _METRES_PER_UNIT = {"m": 1.0, "mm": 1e-3}
 
 DepthImages = Tensor | NDArray[np.generic]
@@ -388,31 +390,58 @@ def _normalize_in_place(depth: Tensor, size: tuple[int, int], pad_to: int | None
     padded = _padded(size, pad_to)
     make = torch.empty if padded == size else torch.zeros
     out = make((depth.shape[0], 3, *padded), dtype=depth.dtype, device=depth.device)
-    _write_channels(depth, out[:, :, : size[0], : size[1]])
+    inside = out[:, :, : size[0], : size[1]]
+    if size == tuple(depth.shape[1:]):
+        _write_channels(depth, inside)
+        return out
+    # Some images after the others: what lies between depth and channels then fits into memory that is used again.
+    at_once = max(_PIXELS_AT_ONCE // max(depth[0].numel(), size[0] * size[1]), torch.get_num_threads())
+    planes = depth.new_empty(min(at_once, len(depth)), 2, *depth.shape[1:])
+    for images, channels in zip(depth.split(at_once), inside.split(at_once), strict=True):
+        _write_resized_channels(images, channels, planes[: len(images)])
     return out
 
 
 def _write_channels(depth: Tensor, out: Tensor) -> None:
-    """Write the channels of `depth`, (B, H, W), into `out`, (B, 3, H', W')."""
+    """Write the channels of `depth`, (B, H, W), into `out`, (B, 3, H, W), which is all the memory that it takes."""
+    depth, low, high = _cleaned(depth)
+    first, second, third = out.unbind(1)
+    log_depth = torch.log1p(depth, out=first)
+    _scale(log_depth, 1, second).clamp_(max=_NEAR * _SCALE[1] + _SHIFT[1])
+    _scale(torch.sub(log_depth, low, out=third).div_(_span(low, high)), 2, third)
+    _scale(log_depth, 0, first)
+
+
+def _write_resized_channels(depth: Tensor, out: Tensor, planes: Tensor) -> None:
+    """Write the channels of `depth`, (B, H, W), resized, into `out`, (B, 3, H', W'). `planes`: (B, 2, H, W), scratch."""
+    depth, low, high = _cleaned(depth)
+    # Resizing is what takes longest: where nothing is beyond the second channel's range, it comes from the same plane.
+    all_near = depth.device.type == "cpu" and bool((high <= _NEAR).all())
+    above_low = torch.log1p(depth, out=planes[:, 0])
+    if not all_near:
+        torch.clamp(above_low, max=_NEAR, out=planes[:, 1])
+    above_low.sub_(low)
+    resized = _resize(planes[:, :1] if all_near else planes, (out.shape[2], out.shape[3]))
+    above_low = resized[:, 0]
+    first, second, third = out.unbind(1)
+    torch.add(low * _SCALE[0] + _SHIFT[0], above_low, alpha=_SCALE[0], out=first)
+    if all_near:
+        torch.add(low * _SCALE[1] + _SHIFT[1], above_low, alpha=_SCALE[1], out=second)
+    else:
+        _scale(resized[:, 1], 1, second)
+    _scale(above_low.div_(_span(low, high)), 2, third)
+
+
+def _cleaned(depth: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Depth without holes' codes and within the range, and the logarithms of each image's extremes, (B, 1, 1)."""
     low, high = depth.amin((1, 2), keepdim=True), depth.amax((1, 2), keepdim=True)
     # Simulated depth is mostly clean, and on a CPU asking is cheaper than cleaning; elsewhere it waits for the device.
     if depth.device.type != "cpu" or not bool(((low >= 0.0) & (high <= MAX_DEPTH_M)).all()):
         depth = depth.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0).clamp_(0.0, MAX_DEPTH_M)
         low, high = depth.amin((1, 2), keepdim=True), depth.amax((1, 2), keepdim=True)
-    low, high = low.log1p_(), high.log1p_()
-    first, second, third = out.unbind(1)
-    # torch.add(shift, x, alpha=scale) writes x * scale + shift in one pass, and wants the shift as a tensor.
-    shifts = [depth.new_full((), shift) for shift in _SHIFT]
-    if out.shape[2:] == depth.shape[1:]:
-        above_low = depth.log1p()
-        torch.add(shifts[1], above_low, alpha=_SCALE[1], out=second).clamp_(max=_NEAR * _SCALE[1] + _SHIFT[1])
-        above_low.sub_(low)
-    else:
-        planes = depth.new_empty(depth.shape[0], 2, *depth.shape[1:])
-        torch.log1p(depth, out=planes[:, 0])
-        torch.clamp(planes[:, 0], max=_NEAR, out=planes[:, 1])
-        planes[:, 0].sub_(low)
-        above_low, near = _resize(planes, (out.shape[2], out.shape[3])).unbind(1)
-        torch.add(shifts[1], near, alpha=_SCALE[1], out=second)
-    torch.add(low * _SCALE[0] + _SHIFT[0], above_low, alpha=_SCALE[0], out=first)
-    torch.add(shifts[2], above_low.div_(_span(low, high)), alpha=_SCALE[2], out=third)
+    return depth, low.log1p_(), high.log1p_()
+
+
+def _scale(plane: Tensor, channel: int, out: Tensor) -> Tensor:
+    """Write plane * scale + shift of a channel into `out`, in one pass; `out` may be the plane itself."""
+    return torch.add(plane.new_full((), _SHIFT[channel]), plane, alpha=_SCALE[channel], out=out)

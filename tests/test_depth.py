@@ -13,6 +13,7 @@ from torch import Tensor
 from defm_rl.depth import (
     DepthScaleMonitor,
     ScaleWarning,
+    _normalize_traceable,
     as_depth,
     normalize_channels,
     normalize_depth,
@@ -122,6 +123,21 @@ class TestChannels:
         depth = torch.zeros(1, 8, 8)
         depth[0, 0, 0] = 1e-42
         assert normalize_depth(depth).isfinite().all()
+
+    @pytest.mark.parametrize("farthest", [5.0, 20.0])  # within the second channel's range, and beyond
+    @pytest.mark.parametrize("at_once", [1, 2**20])  # so that there are several parts, the last one smaller, and one
+    def test_of_resized_depth_are_the_definition(
+        self, monkeypatch: pytest.MonkeyPatch, farthest: float, at_once: int
+    ) -> None:
+        monkeypatch.setattr("defm_rl.depth._PIXELS_AT_ONCE", at_once)
+        depth = (
+            torch.rand(2 * torch.get_num_threads() + 1, 40, 30, generator=torch.Generator().manual_seed(0)) * farthest
+        )
+        depth[:, ::5, ::5] = 0.0
+        expected = _normalize_traceable(depth.double(), (16, 24), 32)
+        got = normalize_depth(depth, (16, 24), 32)
+        assert got.shape == (len(depth), 3, 32, 32)
+        assert (got - expected).abs().max() < 2e-6
 
     def test_depth_is_left_as_it_was(self, depth: Tensor) -> None:
         depth[0, 0, 0] = math.nan

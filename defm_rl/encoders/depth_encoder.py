@@ -318,7 +318,7 @@ class DepthEncoder(nn.Module):
 
     def _frozen_runner(self) -> Callable[[Tensor], Tensor]:
         """What `encode` runs where nothing is trained; made anew when weights have been changed in place."""
-        # Asked for every frame of a rollout, this must not walk through the network: that takes as long as a block of it.
+        # Asked in every step of a rollout: it must not walk through the network, which takes as long as a block of it.
         version = sum(weight._version for weight in self._runner_weights)
         if self._runner is None or version != self._runner_version:
             self._runner_weights = [w for w in self.net.buffers() if not w.is_inference()]  # those cannot be changed

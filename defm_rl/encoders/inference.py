@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 _logger = logging.getLogger(__name__)
 
-# Pixels of a share of a large batch: it keeps a core busy for long, and its activations fit into memory that the allocator
-# reuses, since beyond 32 MB, glibc asks the kernel for each of them anew, page by page. Chosen by measurement.
+# Pixels of a share of a large batch: it keeps a core busy for long, and its activations fit into memory that the
+# allocator reuses: beyond 32 MB, glibc asks the kernel for each of them anew, page by page. Chosen by measurement.
 _PIXELS_PER_SHARE = 100_000
 
 

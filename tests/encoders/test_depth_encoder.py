@@ -20,6 +20,7 @@ from torch.utils._pytree import tree_leaves
 
 from defm_rl import DepthEncoder, normalize_depth
 from defm_rl.encoders import inference
+from defm_rl.encoders.inference import share_count
 from defm_rl.encoders.pooling import SpatialSoftmax, make_pool
 
 SMALL = "defm_efficientnet_b0"  # stochastic depth included
@@ -521,3 +522,11 @@ def test_encoding_leaves_no_graph_and_tensors_that_training_can_use(depth):
     features = make(trainable="all").encode(depth)
     assert not features.requires_grad
     assert not features.is_inference()
+
+
+@pytest.mark.parametrize(
+    ("pixels", "threads", "shares"),
+    [(4096, 2, 1), (59_999, 2, 1), (60_000, 2, 2), (240_000, 2, 2), (260_000, 2, 4), (10**6, 4, 12), (10**6, 1, 10)],
+)
+def test_a_batch_is_shared_where_each_core_has_enough_to_do(pixels, threads, shares):
+    assert share_count(pixels, threads, least=30_000) == shares

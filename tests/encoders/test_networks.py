@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from defm_rl.encoders.architectures import ARCHITECTURES, build_network
 from defm_rl.encoders.base import Encoder
 from defm_rl.encoders.efficientnet import MBConv
-from defm_rl.encoders.layers import StochasticDepth
+from defm_rl.encoders.layers import MaxPool, StochasticDepth
 from defm_rl.encoders.output import EncoderOutput
 
 SMALLEST_CNNS = ("defm_resnet18", "defm_regnet_y_400mf", "defm_efficientnet_b0")
@@ -346,3 +346,20 @@ class TestGraphs:
             traced = torch.jit.trace(function, images(net), check_trace=False)
             x = images(net, batch=3, seed=1)
             torch.testing.assert_close(traced(x), function(x), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("size", [(8, 8), (7, 9)])
+def test_max_pooling_is_pytorchs_in_values_gradients_and_layout(
+    memory_format: torch.memory_format, size: tuple[int, int]
+) -> None:
+    x = torch.randint(0, 4, (2, 5, *size), generator=torch.Generator().manual_seed(0)).float()  # with ties
+    inputs = [x.clone(memory_format=memory_format).requires_grad_() for _ in range(2)]
+    outputs = [
+        pool(y) for pool, y in zip((MaxPool(3, 2, padding=1), nn.MaxPool2d(3, 2, padding=1)), inputs, strict=True)
+    ]
+    assert torch.equal(*outputs)
+    assert outputs[0].is_contiguous(memory_format=memory_format)
+    weights = torch.randn(outputs[0].shape, generator=torch.Generator().manual_seed(1))
+    ours, theirs = (torch.autograd.grad((y * weights).sum(), x)[0] for x, y in zip(inputs, outputs, strict=True))
+    assert torch.equal(ours, theirs)
