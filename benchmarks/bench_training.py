@@ -5,9 +5,12 @@ encoded once; (d) Stable-Baselines3's NatureCNN from scratch. Random weights: ti
 """
 
 import argparse
+import contextlib
 import logging
 import time
+from collections.abc import Callable, Iterator
 from typing import Any
+from unittest import mock
 
 import gymnasium
 import harness
@@ -62,7 +65,7 @@ def main() -> None:
     parser.add_argument("--encoders", nargs="*", default=["defm_resnet18", "defm_regnet_y_400mf"])
     parser.add_argument("--algorithms", nargs="*", default=["ppo", "sac"])
     parser.add_argument("--steps", type=int, default=2048, help="of PPO; SAC takes an eighth")
-    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=3)
     args = parser.parse_args()
     rows: list[dict[str, object]] = []
     for algorithm in args.algorithms:
@@ -75,14 +78,17 @@ def main() -> None:
                 "d: NatureCNN from scratch": (NatureExtractor, {}),
             }
             spent: dict[str, list[float]] = {way: [] for way in ways}
+            parts: dict[str, list[dict[str, float]]] = {way: [] for way in ways}
             stored: dict[str, int] = {}
             for _ in range(args.rounds):
                 for way, (extractor, kwargs) in ways.items():
                     env = _env(name if way.startswith("c") else None)
                     model = _model(algorithm, env, extractor, kwargs)
-                    start = time.perf_counter()
-                    model.learn(steps)
-                    spent[way].append(time.perf_counter() - start)
+                    with _timed_parts(model) as part:
+                        start = time.perf_counter()
+                        model.learn(steps)
+                        spent[way].append(time.perf_counter() - start)
+                    parts[way].append(part)
                     stored[way] = _bytes_per_transition(model)
                     env.close()
                     harness.logger.info("%s %s %s %.1f s", algorithm, name, way, spent[way][-1])
@@ -98,6 +104,8 @@ def main() -> None:
                         "steps/s": round(steps / seconds),
                         "times faster than a": round(first / seconds, 2),
                         "time of d": round(seconds / last, 2),
+                        "encoding in env s": round(float(np.median([p["encode"] for p in parts[way]])), 2),
+                        "updates s": round(float(np.median([p["train"] for p in parts[way]])), 2),
                         "bytes per transition": stored[way],
                         "spread": harness.spread(spent[way]),
                     }
@@ -133,6 +141,28 @@ def _model(algorithm: str, env: VecEnv, extractor: type[BaseFeaturesExtractor], 
         policy_kwargs=policy_kwargs,
         seed=0,
     )
+
+
+@contextlib.contextmanager
+def _timed_parts(model: PPO | SAC) -> Iterator[dict[str, float]]:
+    """What of the time inside goes to encoding in the environment, and to the algorithm's updates."""
+    spent = {"encode": 0.0, "train": 0.0}
+
+    def timed(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            start = time.perf_counter()
+            try:
+                return function(*args, **kwargs)
+            finally:
+                spent[name] += time.perf_counter() - start
+
+        return call
+
+    with (
+        mock.patch.object(DepthEncoder, "encode", timed("encode", DepthEncoder.encode)),
+        mock.patch.object(model, "train", timed("train", model.train)),
+    ):
+        yield spent
 
 
 def _bytes_per_transition(model: PPO | SAC) -> int:

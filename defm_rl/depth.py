@@ -413,7 +413,7 @@ def _write_channels(depth: Tensor, out: Tensor) -> None:
 
 
 def _write_resized_channels(depth: Tensor, out: Tensor, planes: Tensor) -> None:
-    """Write the channels of `depth`, (B, H, W), resized, into `out`, (B, 3, H', W'). `planes`: (B, 2, H, W), scratch."""
+    """Write the channels of `depth`, (B, H, W), resized into `out`, (B, 3, H', W'). `planes`: (B, 2, H, W) scratch."""
     depth, low, high = _cleaned(depth)
     # Resizing is what takes longest: where nothing is beyond the second channel's range, it comes from the same plane.
     all_near = depth.device.type == "cpu" and bool((high <= _NEAR).all())
