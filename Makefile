@@ -63,6 +63,7 @@ format: $(STAMP)  ## format and mend what can be mended
 
 bench: $(BENCH_STAMP)  ## run the benchmarks against the published package, one after the other
 	@for file in benchmarks/bench_*.py; do echo "== $$file"; $(BENCH_VENV)/bin/python $$file || exit 1; done
+	$(BENCH_VENV)/bin/python benchmarks/tables.py
 
 # The published package for comparison, on top of the project's environment; torchvision, which it imports, only without
 # the torch that its wheel asks for.

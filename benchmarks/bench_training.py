@@ -104,7 +104,7 @@ def main() -> None:
                         "steps/s": round(steps / seconds),
                         "times faster than a": round(first / seconds, 2),
                         "time of d": round(seconds / last, 2),
-                        "encoding in env s": round(float(np.median([p["encode"] for p in parts[way]])), 2),
+                        "encoding s": round(float(np.median([p["encode"] for p in parts[way]])), 2),
                         "updates s": round(float(np.median([p["train"] for p in parts[way]])), 2),
                         "bytes per transition": stored[way],
                         "spread": harness.spread(spent[way]),

@@ -1,0 +1,89 @@
+"""What bounds encoding on a processor: its arithmetic, the memory that its operations move, or their number.
+
+Beside the time of `encode` stand three limits. Arithmetic: the network's FLOP at the speed of a large matrix product.
+Memory: what all operations read and write, weights and activations, at the speed of a large copy; less where they stay
+in caches. Operations: one image of the smallest size, which costs next to no arithmetic, only launching and weights.
+"""
+
+import argparse
+import logging
+
+import harness
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
+
+from defm_rl import DepthEncoder
+
+ENCODERS = ("defm_resnet18", "defm_resnet50", "defm_regnet_y_400mf", "defm_regnet_y_1_6gf", "defm_efficientnet_b0")
+CASES = ((1, 64, 64), (8, 64, 64), (16, 64, 64), (128, 64, 64), (32, 48, 96), (1, 224, 224), (16, 224, 224))
+SMALLEST = (1, 32, 32)
+
+
+class Traffic(TorchDispatchMode):
+    """Counts operations, and the bytes that they read and write; views cost nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.operations = 0
+        self.bytes = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]  # noqa: D105
+        result = func(*args, **(kwargs or {}))
+        read = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
+        written = [x for x in tree_leaves(result) if isinstance(x, Tensor)]
+        memory = {x.untyped_storage().data_ptr() for x in read}
+        is_view = all(x.untyped_storage().data_ptr() in memory for x in written) and not func._schema.is_mutable
+        if not is_view:
+            self.operations += 1
+            self.bytes += sum(x.nbytes for x in read + written)
+        return result
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--encoders", nargs="*", default=ENCODERS)
+    parser.add_argument("--budget", type=float, default=1.5, help="seconds for each case")
+    args = parser.parse_args()
+    gflop_s, gb_s = harness.peak_gflops(torch.get_num_threads()), harness.peak_copy_gb_s("cpu")
+    rows: list[dict[str, object]] = []
+    for name in args.encoders:
+        encoder, plain = (DepthEncoder(name, weights="random", compile=way) for way in ("auto", "off"))
+        floor = _milliseconds(encoder, SMALLEST, args.budget)
+        for case in CASES:
+            ms = _milliseconds(encoder, case, args.budget)
+            with FlopCounterMode(display=False) as flops, Traffic() as traffic:
+                plain.encode(_depth(case))
+            gflop, gigabytes = flops.get_total_flops() / 1e9, traffic.bytes / 1e9
+            rows.append(
+                {
+                    "encoder": name.removeprefix("defm_"),
+                    "size": f"{case[1]}x{case[2]}",
+                    "batch": case[0],
+                    "ms": ms,
+                    "GFLOP": round(gflop, 2),
+                    "arithmetic ms": round(gflop / gflop_s * 1e3, 2),
+                    "MB moved": round(gigabytes * 1e3, 1),
+                    "memory ms": round(gigabytes / gb_s * 1e3, 2),
+                    "operations": traffic.operations,
+                    "operations ms": floor,
+                }
+            )
+    harness.save("limits", rows, matmul_gflop_s=round(gflop_s, 1), copy_gb_s=round(gb_s, 1))
+
+
+def _milliseconds(encoder: DepthEncoder, case: tuple[int, int, int], budget_s: float) -> float:
+    depth = _depth(case)
+    spent = harness.in_turns({"encode": lambda: encoder.encode(depth)}, budget_s=budget_s, rounds=(5, 100))
+    return harness.median_ms(spent["encode"])
+
+
+def _depth(case: tuple[int, int, int]) -> Tensor:
+    return torch.rand(case, generator=torch.Generator().manual_seed(0)) * 10
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    main()
