@@ -30,7 +30,7 @@ class Traffic(TorchDispatchMode):
         self.operations = 0
         self.bytes = 0
 
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]  # noqa: D105
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
         result = func(*args, **(kwargs or {}))
         read = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
         written = [x for x in tree_leaves(result) if isinstance(x, Tensor)]

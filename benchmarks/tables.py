@@ -47,7 +47,8 @@ TABLES: dict[str, Callable[[list[Row]], list[Row]]] = {
 
 
 def _pair(row: Row) -> str:
-    return f"{row['published ms']:.3g} → {row['ours ms']:.3g} ({row['times faster']:.2g})"
+    a, b = (f"{ms:.3g}" if ms < 1000 else f"{ms:.0f}" for ms in (row["published ms"], row["ours ms"]))
+    return f"{a} → {b} ({row['times faster']:.1f})"
 
 
 def _write(match: re.Match[str]) -> str:
