@@ -394,8 +394,10 @@ def _normalize_in_place(depth: Tensor, size: tuple[int, int], pad_to: int | None
     if size == tuple(depth.shape[1:]):
         _write_channels(depth, inside)
         return out
-    # Some images after the others: what lies between depth and channels then fits into memory that is used again.
-    at_once = max(_PIXELS_AT_ONCE // max(depth[0].numel(), size[0] * size[1]), torch.get_num_threads())
+    at_once = len(depth)
+    if depth.device.type == "cpu":
+        # Some images after the others: what lies between depth and channels then fits into memory that is used again.
+        at_once = max(_PIXELS_AT_ONCE // max(depth[0].numel(), size[0] * size[1]), torch.get_num_threads())
     planes = depth.new_empty(min(at_once, len(depth)), 2, *depth.shape[1:])
     for images, channels in zip(depth.split(at_once), inside.split(at_once), strict=True):
         _write_resized_channels(images, channels, planes[: len(images)])

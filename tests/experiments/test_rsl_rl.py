@@ -61,7 +61,8 @@ def test_a_run_leaves_what_every_run_does(here):
         assert [row["steps"] for row in csv.DictReader(file)] == ["64", "128"]
     assert metrics(run)["made_by"]["versions"]["rsl-rl-lib"]
     assert (run.checkpoint / "model.pt").stat().st_size < 5_000_000  # without the frozen encoder
-    assert evaluated(run)["reward"] == pytest.approx(metrics(run)["evaluation"]["reward"], rel=1e-4)
+    # Not to the last digit: features round differently in batches of another size, and contacts amplify it.
+    assert evaluated(run)["reward"] == pytest.approx(metrics(run)["evaluation"]["reward"], rel=2e-3)
 
 
 @pytest.mark.parametrize(
