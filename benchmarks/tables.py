@@ -9,7 +9,7 @@ from typing import Any
 import harness
 
 PAGE = Path(__file__).parent.parent / "docs" / "performance.md"
-TABLE = re.compile(r"(<!-- table: (\w+) -->\n).*?(\n<!-- end -->)", re.DOTALL)
+TABLE = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 Row = dict[str, Any]
 
@@ -54,7 +54,7 @@ def _pair(row: Row) -> str:
 def _write(match: re.Match[str]) -> str:
     name = match[2]
     rows = json.loads((harness.RESULTS / f"{name}.json").read_text())["rows"]
-    return match[1] + harness.table(TABLES.get(name, without_spread)(rows)) + match[3]
+    return f"{match[1]}{harness.table(TABLES.get(name, without_spread)(rows))}\n{match[3]}"
 
 
 def main() -> None:
