@@ -130,9 +130,8 @@ class TestChannels:
         self, monkeypatch: pytest.MonkeyPatch, farthest: float, at_once: int
     ) -> None:
         monkeypatch.setattr("defm_rl.depth._PIXELS_AT_ONCE", at_once)
-        depth = (
-            torch.rand(2 * torch.get_num_threads() + 1, 40, 30, generator=torch.Generator().manual_seed(0)) * farthest
-        )
+        frames = 2 * torch.get_num_threads() + 1
+        depth = torch.rand(frames, 40, 30, generator=torch.Generator().manual_seed(0)) * farthest
         depth[:, ::5, ::5] = 0.0
         expected = _normalize_traceable(depth.double(), (16, 24), 32)
         got = normalize_depth(depth, (16, 24), 32)

@@ -11,7 +11,7 @@ from defm_rl.encoders import DepthEncoder
 from defm_rl.experiments import environments
 from defm_rl.experiments.config import USER_ERRORS, Config, ConfigError, refused_settings
 from defm_rl.experiments.episodes import Policy
-from defm_rl.experiments.evaluation import Cell, Options, describe, evaluate, load
+from defm_rl.experiments.evaluation import Cell, Options, describe, evaluate, load, threads_put_back
 from defm_rl.experiments.interruption import INTERRUPTED, stop_on_sigterm
 from defm_rl.experiments.report import clips, recorded, scenes, settings, summary
 from defm_rl.experiments.report.arms import Arm, group
@@ -126,14 +126,15 @@ def _evaluate_all(cells: Sequence[Cell], configs: dict[Run, Config], chosen: Set
     for run in configs:
         own = [cell for cell in cells if cell.run == run]
         missing = [cell for cell in own if chosen.fresh or not cell.finished]
-        loaded = _loaded(run, problems) if missing else None
-        for cell in own:
-            number += 1
-            if cell in missing and not (loaded and _fill(cell, loaded, problems)):
-                continue
-            before = "" if cell in missing else " (from before)"
-            figures = describe(cell.metrics())
-            _logger.info("[%d/%d] %s, sensor %s: %s%s", number, len(cells), run.folder, cell.sensor, figures, before)
+        with threads_put_back():
+            loaded = _loaded(run, problems) if missing else None
+            for cell in own:
+                number += 1
+                if cell in missing and not (loaded and _fill(cell, loaded, problems)):
+                    continue
+                before = "" if cell in missing else " (from before)"
+                says = describe(cell.metrics())
+                _logger.info("[%d/%d] %s, sensor %s: %s%s", number, len(cells), run.folder, cell.sensor, says, before)
         if run.state()["encoder"].get("weights") == "random":
             _logger.info("  (the encoder's weights are random, not the published ones)")
 
@@ -192,14 +193,17 @@ def _films(arm: Arm, content: dict[str, Any], chosen: Settings, problems: list[s
     if not shown:
         return []
     _logger.info("Filming %s", arm.name)
-    loaded = _loaded(arm.runs[0], problems)
-    if loaded is None:
-        return []
-    config, policy, encoder = loaded
-    options = chosen.options()
-    return [
-        clip for name in shown for clip in clips.film(arm.name, config, policy, encoder, options, name, chosen.clips)
-    ]
+    with threads_put_back():
+        loaded = _loaded(arm.runs[0], problems)
+        if loaded is None:
+            return []
+        config, policy, encoder = loaded
+        options = chosen.options()
+        return [
+            clip
+            for name in shown
+            for clip in clips.film(arm.name, config, policy, encoder, options, name, chosen.clips)
+        ]
 
 
 def _encoders(

@@ -1,12 +1,13 @@
 """Evaluating a trained policy on numbered layouts, behind any sensor; what comes of it is kept with the run."""
 
+import contextlib
 import csv
 import dataclasses
 import hashlib
 import json
 import pickle
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,8 +23,6 @@ from defm_rl.experiments.progress import progress_bar
 from defm_rl.experiments.provenance import provenance
 from defm_rl.experiments.runs import Run, verify_encoder, write_json
 from defm_rl.experiments.trainers import load_policy
-
-_THREADS = torch.get_num_threads()
 
 
 @dataclass
@@ -139,7 +138,7 @@ def describe(figures: dict[str, Any]) -> str:
 
 
 def load(run: Run) -> tuple[Config, Policy, DepthEncoder | None]:
-    """A run's configuration, policy and encoder, the encoder's weights verified.
+    """A run's configuration, policy and encoder, the encoder's weights verified; settles the threads for them.
 
     Raises:
         ConfigError: Where the folder holds no run, no checkpoint, or one that cannot be read.
@@ -147,7 +146,6 @@ def load(run: Run) -> tuple[Config, Policy, DepthEncoder | None]:
     config = run.config()
     isaaclab.check(config)
     encoder = None
-    torch.set_num_threads(_THREADS)  # the encoder shares its batches over as many as there are when it is made
     if config.encoder.kind == "defm":
         encoder = environments.make_encoder(config.encoder, config.env.depth_size)
         verify_encoder(run.state(), encoder)
@@ -168,6 +166,16 @@ def settle_threads(config: Config) -> None:
     """
     if config.encoder.kind != "cnn" and not config.encoder.trainable:
         torch.set_num_threads(1)
+
+
+@contextlib.contextmanager
+def threads_put_back() -> Iterator[None]:
+    """Puts PyTorch's number of threads back to what it was: what comes next may have use for them."""
+    threads = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ from defm_rl.experiments.config import (
     refused_settings,
 )
 from defm_rl.experiments.episodes import WatchEpisodes
-from defm_rl.experiments.evaluation import settle_threads
+from defm_rl.experiments.evaluation import settle_threads, threads_put_back
 from defm_rl.experiments.report import settings
 from defm_rl.experiments.runs import to_config
 from defm_rl.experiments.trainers.sb3 import SB3Trainer, training_keys
@@ -117,12 +117,9 @@ def estimate_training(config: Config, device: str | None = None) -> TrainingMemo
     if not isinstance(algo, PPOConfig | SACConfig):
         raise ConfigError(f"algo={algo.name}: memory is estimated for algo=ppo and algo=sac only.")
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    threads = torch.get_num_threads()
-    try:
+    with threads_put_back():
         model, encoder = _small_training(config)
         return _estimate(config, model, encoder, device)
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _small_training(config: Config) -> tuple[BaseAlgorithm, DepthEncoder | None]:

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import hydra
-import torch
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
@@ -30,7 +29,15 @@ from defm_rl.experiments.config import (
     register,
 )
 from defm_rl.experiments.episodes import WatchEpisodes
-from defm_rl.experiments.evaluation import Options, describe, evaluate, settle_threads, summarize, write_episodes
+from defm_rl.experiments.evaluation import (
+    Options,
+    describe,
+    evaluate,
+    settle_threads,
+    summarize,
+    threads_put_back,
+    write_episodes,
+)
 from defm_rl.experiments.interruption import INTERRUPTED, stop_on_sigterm
 from defm_rl.experiments.progress import Curves, Progress
 from defm_rl.experiments.provenance import provenance
@@ -56,11 +63,8 @@ def train(config: Config, run: Run, overrides: Sequence[str]) -> dict[str, Any]:
         WeightsUnavailableError: Where the encoder's weights cannot be had.
         KeyboardInterrupt: On Ctrl-C or SIGTERM, after a checkpoint was written if training had begun.
     """
-    threads = torch.get_num_threads()
-    try:
+    with threads_put_back():  # a sweep's next job is another policy
         return _train(config, run, overrides)
-    finally:
-        torch.set_num_threads(threads)  # a sweep's next job is another policy
 
 
 def _train(config: Config, run: Run, overrides: Sequence[str]) -> dict[str, Any]:
