@@ -8,33 +8,14 @@ import os
 import platform
 import statistics
 import time
-from collections import defaultdict
 
 import gymnasium
+import harness
 import mujoco
 import numpy as np
 
 import defm_rl.envs  # noqa: F401 (registers the task)
 from defm_rl.envs.rendering import default_threads
-
-
-def time_parts(env, parts):
-    """Adds up the wall time spent in some of the environment's methods; none of them calls another."""
-    spent_s = defaultdict(float)
-
-    def timed(name, method):
-        def call(*args, **kwargs):
-            start = time.perf_counter()
-            try:
-                return method(*args, **kwargs)
-            finally:
-                spent_s[name] += time.perf_counter() - start
-
-        return call
-
-    for name, owner, method in parts:
-        setattr(owner, method, timed(name, getattr(owner, method)))
-    return spent_s
 
 
 def main():
@@ -55,23 +36,23 @@ def main():
         depth_size=options.depth_size,
     ).unwrapped
     parts = [("physics", env, "_advance"), ("reset", env, "_restart"), ("render", env._depth, "render")]
-    spent_s = time_parts(env, parts)
     env.reset(seed=0)
     env.action_space.seed(0)
     actions = [env.action_space.sample() for _ in range(options.steps)]
     rates, episodes, cpu_s, wall_s = [], 0, 0.0, 0.0
-    for repeat in range(options.repeats + 1):
-        if repeat == 1:  # the first warms up
-            spent_s.clear()
-            episodes, cpu_s, wall_s = 0, 0.0, 0.0
-        start, cpu_start = time.perf_counter(), time.process_time()
-        for action in actions:
-            _, _, terminated, truncated, _ = env.step(action)
-            episodes += int((terminated | truncated).sum())
-        elapsed_s = time.perf_counter() - start
-        wall_s += elapsed_s
-        cpu_s += time.process_time() - cpu_start
-        rates.append(options.steps * options.num_envs / elapsed_s)
+    with harness.timed_parts(parts) as spent_s:
+        for repeat in range(options.repeats + 1):
+            if repeat == 1:  # the first warms up
+                spent_s.update(dict.fromkeys(spent_s, 0.0))
+                episodes, cpu_s, wall_s = 0, 0.0, 0.0
+            start, cpu_start = time.perf_counter(), time.process_time()
+            for action in actions:
+                _, _, terminated, truncated, _ = env.step(action)
+                episodes += int((terminated | truncated).sum())
+            elapsed_s = time.perf_counter() - start
+            wall_s += elapsed_s
+            cpu_s += time.process_time() - cpu_start
+            rates.append(options.steps * options.num_envs / elapsed_s)
     rates = rates[1:]
     steps = options.steps * options.num_envs * options.repeats
 

@@ -5,12 +5,9 @@ encoded once; (d) Stable-Baselines3's NatureCNN from scratch. Random weights: ti
 """
 
 import argparse
-import contextlib
 import logging
 import time
-from collections.abc import Callable, Iterator
 from typing import Any
-from unittest import mock
 
 import gymnasium
 import harness
@@ -84,7 +81,7 @@ def main() -> None:
                 for way, (extractor, kwargs) in ways.items():
                     env = _env(name if way.startswith("c") else None)
                     model = _model(algorithm, env, extractor, kwargs)
-                    with _timed_parts(model) as part:
+                    with harness.timed_parts([("encode", DepthEncoder, "encode"), ("train", model, "train")]) as part:
                         start = time.perf_counter()
                         model.learn(steps)
                         spent[way].append(time.perf_counter() - start)
@@ -141,28 +138,6 @@ def _model(algorithm: str, env: VecEnv, extractor: type[BaseFeaturesExtractor], 
         policy_kwargs=policy_kwargs,
         seed=0,
     )
-
-
-@contextlib.contextmanager
-def _timed_parts(model: PPO | SAC) -> Iterator[dict[str, float]]:
-    """What of the time inside goes to encoding in the environment, and to the algorithm's updates."""
-    spent = {"encode": 0.0, "train": 0.0}
-
-    def timed(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*args: Any, **kwargs: Any) -> Any:
-            start = time.perf_counter()
-            try:
-                return function(*args, **kwargs)
-            finally:
-                spent[name] += time.perf_counter() - start
-
-        return call
-
-    with (
-        mock.patch.object(DepthEncoder, "encode", timed("encode", DepthEncoder.encode)),
-        mock.patch.object(model, "train", timed("train", model.train)),
-    ):
-        yield spent
 
 
 def _bytes_per_transition(model: PPO | SAC) -> int:

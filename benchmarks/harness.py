@@ -1,13 +1,16 @@
 """What the benchmarks share: measuring in turns, saying on what machine, and tables."""
 
+import contextlib
 import json
 import logging
 import platform
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import date
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
 import torch
 
@@ -45,6 +48,34 @@ def _timed(call: Callable[[], object]) -> float:
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     return time.perf_counter() - start
+
+
+@contextlib.contextmanager
+def timed_parts(parts: Sequence[tuple[str, object, str]]) -> Iterator[dict[str, float]]:
+    """Adds up the wall time spent in some functions; one that calls another counts for both.
+
+    Args:
+        parts: For each a name, and the object and its attribute that is the function.
+
+    Yields:
+        Seconds by name.
+    """
+    spent_s = dict.fromkeys((name for name, _, _ in parts), 0.0)
+
+    def timed(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            start = time.perf_counter()
+            try:
+                return function(*args, **kwargs)
+            finally:
+                spent_s[name] += time.perf_counter() - start
+
+        return call
+
+    with contextlib.ExitStack() as stack:
+        for name, owner, attribute in parts:
+            stack.enter_context(mock.patch.object(owner, attribute, timed(name, getattr(owner, attribute))))
+        yield spent_s
 
 
 def median_ms(seconds: Sequence[float]) -> float:
