@@ -14,7 +14,7 @@ from defm_rl.depth import as_depth, is_traced, normalize_channels
 from defm_rl.encoders.base import Encoder
 from defm_rl.encoders.freezing import freeze, unfreeze
 from defm_rl.encoders.inference import Compiled, FrozenRunner
-from defm_rl.encoders.layers import StochasticDepth
+from defm_rl.encoders.layers import StochasticDepth, use_cpu_kernels
 from defm_rl.encoders.output import EncoderOutput
 from defm_rl.encoders.pooling import make_pool
 from defm_rl.encoders.weights import WeightsInfo
@@ -60,9 +60,10 @@ class DepthEncoder(nn.Module):
         precision: What the network computes in: "float32", "bfloat16" or "float16". Weights, the depth's normalization
             and the features that come out are in float32 whatever it is.
         compile: How the network runs. "auto": on a CPU as a traced graph with a share of the batch on every core where
-            all is frozen, elsewhere operation by operation. "inductor": compiled by `torch.compile`, with CUDA graphs
-            on a GPU in `encode`, which takes some time for every new size of batch and images. "off": operation by
-            operation everywhere.
+            all is frozen, for RegNetY and EfficientNet with C++ kernels, which are built when they are first needed,
+            where there is a compiler (some ten seconds); elsewhere operation by operation. "inductor": compiled by
+            `torch.compile`, with CUDA graphs on a GPU in `encode`, which takes some time for every new size of batch
+            and images. "off": operation by operation everywhere.
         revision: The Hub revision (branch, tag or commit).
         cache_dir: The Hub's cache directory.
         seed: Seeds random weights.
@@ -346,6 +347,8 @@ class DepthEncoder(nn.Module):
         if self.copied_bytes(self.device.type):
             # A network that is in this precision is faster than autocast, which normalizes groups in float32 on a GPU.
             net = copy.deepcopy(net).to(dtype=dtype, memory_format=layout)  # type: ignore[call-overload]
+            if layout == torch.channels_last:
+                use_cpu_kernels(net)
 
         def prepare(depth: Tensor) -> Tensor:
             return self._normalized(depth, dtype).contiguous(memory_format=layout)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from defm_rl import kernels
 from defm_rl.depth import is_traced
+from defm_rl.kernels import cpu
 
 # They overwrite their input, which saves a tenth of the time on a processor: give them what nothing else holds.
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -78,13 +79,16 @@ class GroupNormAct(nn.GroupNorm):
         activation: "relu", "silu" or "none".
     """
 
+    in_place = False  # see `use_cpu_kernels`
+
     def __init__(self, channels: int, activation: str) -> None:
         super().__init__(norm_groups(channels), channels)
         self.activation = activation
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         """(B, C, H, W) to (B, C, H, W)."""
-        return group_norm_act(x, self.num_groups, self.weight, self.bias, self.eps, self.activation, residual)
+        function = cpu.group_norm_act_ if self.in_place else group_norm_act
+        return function(x, self.num_groups, self.weight, self.bias, self.eps, self.activation, residual)
 
     def extra_repr(self) -> str:
         """The settings of the normalization and the activation."""
@@ -157,6 +161,8 @@ class SqueezeExcitation(nn.Module):
         activation: Activation between them.
     """
 
+    in_place = False  # see `use_cpu_kernels`
+
     def __init__(self, channels: int, squeeze_channels: int, activation: str) -> None:
         super().__init__()
         self.fc1 = nn.Conv2d(channels, squeeze_channels, 1)
@@ -165,6 +171,12 @@ class SqueezeExcitation(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) to (B, C, H, W)."""
+        if self.in_place:
+            # A frozen graph keeps the weights transposed.
+            weight1, weight2 = (fc.weight.flatten(1).t().contiguous() for fc in (self.fc1, self.fc2))
+            assert self.fc1.bias is not None
+            assert self.fc2.bias is not None
+            return cpu.squeeze_excite_(x, weight1, self.fc1.bias, weight2, self.fc2.bias, self.activation)
         # The two layers are 1x1 convolutions by name; of one pixel, they are faster as what they are.
         gate = _linear(self.fc1, x.mean((2, 3)))
         gate = _linear(self.fc2, ACTIVATIONS[self.activation](gate)).sigmoid()
@@ -173,6 +185,17 @@ class SqueezeExcitation(nn.Module):
 
 def _linear(conv: nn.Conv2d, x: Tensor) -> Tensor:
     return F.linear(x, conv.weight.flatten(1), conv.bias)
+
+
+def use_cpu_kernels(net: nn.Module) -> None:
+    """Has a frozen float32 network on a processor use the operations of `defm_rl.kernels.cpu`, where there are any.
+
+    They write over what they get, which saves passes over memory: nothing else may hold it, nothing is differentiated.
+    """
+    if cpu.available():
+        for module in net.modules():
+            if isinstance(module, GroupNormAct | SqueezeExcitation):
+                module.in_place = True
 
 
 class StochasticDepth(nn.Module):

@@ -1,0 +1,191 @@
+"""The operations for processors, of every set of instructions, against float64; where they cannot be built."""
+
+import os
+import subprocess
+import sys
+from itertools import product
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from defm_rl import DepthEncoder
+from defm_rl.kernels import cpu
+
+ACTIVATIONS = {"none": lambda z: z, "relu": F.relu, "silu": F.silu}
+# B, C, H, W, groups: channels that fill vectors and that do not, fewer images than threads, one pixel, one group.
+SHAPES = [
+    (3, 48, 7, 5, 16),
+    (1, 104, 9, 9, 8),
+    (5, 440, 2, 2, 8),
+    (1, 6, 3, 3, 2),
+    (2, 24, 1, 1, 8),
+    (1, 33, 70, 41, 1),
+]
+
+
+def needs_compiler() -> None:
+    if not cpu.available():
+        pytest.skip("no C++ compiler, or not Linux")
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_group_normalization(shape: tuple[int, ...], layout: torch.memory_format, threads: int) -> None:
+    needs_compiler()
+    *size, groups = shape
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        for activation, with_residual in product(ACTIVATIONS, [False, True]):
+            x = torch.randn(size) + 3.0
+            weight, bias = torch.randn(2, size[1])
+            residual = torch.randn(size) if with_residual else None
+            expected = expected_of(x, groups, weight, bias, activation, residual)
+            given = x.clone(memory_format=layout)
+            out = cpu.group_norm_act_(given, groups, weight, bias, 1e-5, activation, residual)
+            assert out is given or out.data_ptr() == given.data_ptr()
+            torch.testing.assert_close(given.double(), expected, rtol=1e-5, atol=1e-5)
+    finally:
+        torch.set_num_threads(before)
+
+
+def expected_of(
+    x: Tensor, groups: int, weight: Tensor, bias: Tensor, activation: str, residual: Tensor | None
+) -> Tensor:
+    z = F.group_norm(x.double(), groups, weight.double(), bias.double(), 1e-5)
+    return ACTIVATIONS[activation](z if residual is None else z + residual)
+
+
+def test_a_mean_that_is_large_beside_the_deviation_costs_no_more_digits_than_in_pytorch() -> None:
+    needs_compiler()
+    x = (torch.randn(2, 32, 120, 160) * 0.02 + 20.0).contiguous(memory_format=torch.channels_last)
+    weight, bias = torch.randn(2, 32)
+    exact = F.group_norm(x.double(), 8, weight.double(), bias.double(), 1e-5)
+    pytorchs = (F.group_norm(x.contiguous(), 8, weight, bias, 1e-5) - exact).abs().max()
+    ours = (cpu.group_norm_act_(x, 8, weight, bias, 1e-5, "none", None) - exact).abs().max()
+    assert ours <= 2.0 * pytorchs
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_squeeze_and_excitation(shape: tuple[int, ...], activation: str) -> None:
+    needs_compiler()
+    *size, squeezed = shape
+    channels = size[1]
+    x = torch.randn(size).contiguous(memory_format=torch.channels_last)
+    weight1, weight2 = torch.randn(channels, squeezed) / channels**0.5, torch.randn(squeezed, channels)
+    bias1, bias2 = torch.randn(squeezed), torch.randn(channels)
+    hidden = ACTIVATIONS[activation](x.double().mean((2, 3)) @ weight1.double() + bias1)
+    expected = x.double() * (hidden @ weight2.double() + bias2).sigmoid()[:, :, None, None]
+    cpu.squeeze_excite_(x, weight1, bias1, weight2, bias2, activation)
+    torch.testing.assert_close(x.double(), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_empty_batches_stay_empty() -> None:
+    needs_compiler()
+    x = torch.empty(0, 8, 3, 3)
+    assert cpu.group_norm_act_(x, 2, torch.ones(8), torch.ones(8), 1e-5, "relu", None).shape == x.shape
+
+
+def test_what_does_not_fit_is_refused() -> None:
+    needs_compiler()
+    x, ones = torch.ones(1, 8, 2, 2), torch.ones(8)
+    with pytest.raises(RuntimeError, match="3 groups, 8 weights, 8 biases for 8 channels"):
+        cpu.group_norm_act_(x, 3, ones, ones, 1e-5, "none", None)
+    with pytest.raises(RuntimeError, match="none, relu or silu; got gelu"):
+        cpu.group_norm_act_(x, 2, ones, ones, 1e-5, "gelu", None)
+    with pytest.raises(RuntimeError, match="shape must be that of x"):
+        cpu.group_norm_act_(x, 2, ones, ones, 1e-5, "none", torch.ones(1, 8, 1, 1))
+    with pytest.raises(RuntimeError, match="float32"):
+        cpu.group_norm_act_(x.double(), 2, ones, ones, 1e-5, "none", None)
+
+
+@pytest.mark.parametrize("name", ["defm_regnet_y_400mf", "defm_efficientnet_b0"])
+@pytest.mark.parametrize("features", ["global", "P3"])
+def test_encoders_use_them_and_give_the_same_features(name: str, features: str) -> None:
+    needs_compiler()
+    depth = torch.rand(3, 64, 96, generator=torch.Generator().manual_seed(0)) * 5.0
+    encoder = DepthEncoder(name, weights="random", features=features)
+    torch.testing.assert_close(encoder.encode(depth), encoder(depth), rtol=1e-4, atol=1e-4)
+    assert encoder._runner is not None
+    (graph,) = encoder._runner._graphs.values()  # type: ignore[attr-defined]
+    assert "defm_rl::group_norm_act_" in str(graph.graph)
+    assert "defm_rl::squeeze_excite_" in str(graph.graph)
+    assert "aten::group_norm" not in str(graph.graph)
+
+
+@pytest.mark.parametrize("capability", ["avx2", "default"])
+def test_every_set_of_instructions(capability: str, tmp_path: Path) -> None:
+    needs_compiler()
+    tests = "test_group_normalization or test_squeeze_and_excitation"
+    command = ["-m", "pytest", "-q", "-p", "no:cacheprovider", __file__, "-k", tests]
+    output = run(*command, ATEN_CPU_CAPABILITY=capability, XDG_CACHE_HOME=str(tmp_path))
+    assert "skipped" not in output
+    assert len(list(tmp_path.glob("defm_rl/cpu-*.so"))) == 1
+
+
+# A process loads them once and for all: each of these is one of its own.
+ENCODE = """
+import logging, torch
+from defm_rl import DepthEncoder
+from defm_rl.kernels import cpu
+logging.basicConfig(level=logging.INFO)
+depth = torch.rand(2, 32, 32)
+encoder = DepthEncoder("defm_regnet_y_400mf", weights="random")
+torch.testing.assert_close(encoder.encode(depth), encoder(depth), rtol=1e-4, atol=1e-4)
+print("available:", cpu.available())
+"""
+
+
+def test_what_was_built_is_kept(tmp_path: Path) -> None:
+    needs_compiler()
+    output = run("-c", ENCODE, XDG_CACHE_HOME=str(tmp_path))
+    assert "Building the kernels for this processor took" in output
+    assert "available: True" in output
+    (library,) = (tmp_path / "defm_rl").iterdir()
+    assert library.suffix == ".so"
+    output = run("-c", ENCODE, XDG_CACHE_HOME=str(tmp_path), CXX="/missing")
+    assert "Building" not in output
+    assert "available: True" in output
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="they are for Linux")
+class TestWherePytorchsOperationsDoTheWork:
+    def test_without_a_compiler(self, tmp_path: Path) -> None:
+        output = run("-c", ENCODE, XDG_CACHE_HOME=str(tmp_path), CXX="/missing")
+        assert "would be faster with a C++ compiler" in output
+        assert "available: False" in output
+
+    def test_with_a_compiler_that_fails(self, tmp_path: Path) -> None:
+        compiler = tmp_path / "c++"
+        compiler.write_text("#!/bin/sh\necho no such header >&2\nexit 1\n")
+        compiler.chmod(0o755)
+        output = run("-c", ENCODE, XDG_CACHE_HOME=str(tmp_path), CXX=str(compiler))
+        assert "PyTorch's operations take their place: no such header" in output
+        assert "available: False" in output
+
+    def test_with_a_file_where_the_cache_should_be(self, tmp_path: Path) -> None:
+        (tmp_path / "defm_rl").write_text("")
+        output = run("-c", ENCODE, XDG_CACHE_HOME=str(tmp_path))
+        assert "PyTorch's operations take their place" in output
+        assert "available: False" in output
+
+    def test_with_a_library_that_cannot_be_loaded(self, tmp_path: Path) -> None:
+        compiler = tmp_path / "c++"
+        compiler.write_text('#!/bin/sh\nfor last; do :; done\necho nothing > "$last"\n')
+        compiler.chmod(0o755)
+        output = run("-c", ENCODE, XDG_CACHE_HOME=str(tmp_path), CXX=str(compiler))
+        assert "PyTorch's operations take their place" in output
+        assert "available: False" in output
+
+
+def run(*arguments: str, **environment: str) -> str:
+    """What a Python process prints, which must end well."""
+    command = [sys.executable, *arguments]
+    result = subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout[-5000:] + result.stderr[-2000:]
+    return result.stdout + result.stderr
