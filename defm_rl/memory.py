@@ -119,7 +119,7 @@ def _shared_peak(encoder: DepthEncoder, batch: int, height: int, width: int, out
     alone.threads = 1
     alone.encode(torch.ones(1, height, width))
     threads, chunk = encoder.threads, min(batch, CHUNK)
-    shares = share_count(chunk * height * width, threads, encoder.least_share)
+    shares = share_count(chunk * height * width, threads)
     share, at_once = math.ceil(chunk / shares), min(shares, threads)
     ledger = Ledger()
     depth = ledger.tensor((share, height, width), device=encoder.device)

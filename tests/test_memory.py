@@ -75,9 +75,9 @@ def test_chunks_bound_the_memory_of_encoding():
 def test_shares_on_several_threads_come_on_top_of_each_other():
     encoder = DepthEncoder("defm_resnet18", weights="random")
     encoder.threads = 2
-    estimate = estimate_encoding(encoder, 64, 48, 96)
+    estimate = estimate_encoding(encoder, 96, 48, 96)
     alone = encoder_of("resnet18", "global")
-    share = 5 * torch.rand(16, 48, 96)  # two for each thread
+    share = 5 * torch.rand(24, 48, 96)  # two for each thread
     alone.encode(share)
     assert estimate.peak == pytest.approx(2 * peak_bytes(lambda: alone.encode(share)), rel=0.1)
 

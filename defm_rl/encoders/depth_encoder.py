@@ -30,8 +30,6 @@ CHUNK = 1024
 # On a processor their small and grouped convolutions are faster with the channels last, in float32; those of the
 # ResNets are slower, and so is everything in half precision.
 _CHANNELS_LAST_FAMILIES = ("regnet", "efficientnet")
-# Pixels from which on a share of the batch is better given to one core alone than to all of them, by measurement.
-_LEAST_SHARE = {"resnet": 65_000, "regnet": 30_000, "efficientnet": 30_000, "vit": 16_000}
 
 
 class DepthEncoder(nn.Module):
@@ -152,11 +150,6 @@ class DepthEncoder(nn.Module):
     def frozen(self) -> bool:
         """Whether features depend on the image alone: nothing here, a learned pool included, is trained."""
         return next(self.parameters(), None) is None
-
-    @property
-    def least_share(self) -> int:
-        """Pixels that a share of the batch must have for a core of its own in `encode`, on a CPU."""
-        return _LEAST_SHARE[self.card.family]
 
     @property
     def device(self) -> torch.device:
@@ -357,7 +350,7 @@ class DepthEncoder(nn.Module):
             return self._pooled(x, net)
 
         if graph:
-            return FrozenRunner(prepare, network, self.threads, self.least_share)
+            return FrozenRunner(prepare, network, self.threads)
         run = Compiled(network, self.encoder_name, cuda_graphs=True) if self.compile_mode == "inductor" else network
         return lambda depth: run(prepare(depth))
 

@@ -20,19 +20,23 @@ _logger = logging.getLogger(__name__)
 _LARGEST_KEPT = 32 << 20
 
 # Pixels of a share of a large batch: it keeps a core busy for long, and its activations are smaller than what is kept.
-# Chosen by measurement.
-_PIXELS_PER_SHARE = 100_000
+_PIXELS_PER_SHARE = 150_000
+# Pixels that a share must have for a thread of its own, beside PyTorch's own threads and where PyTorch has one only.
+# After an operation of several threads, these go on spinning for milliseconds and take the cores from the shares.
+_LEAST_BESIDE_OTHERS = 100_000
+_LEAST_ALONE = 4_000
 
 
-def share_count(pixels: int, threads: int, least: int) -> int:
+def share_count(pixels: int, threads: int) -> int:
     """In how many shares a batch is encoded: one, which PyTorch's own threads work on, or a multiple of the threads.
+
+    The limits were chosen by measurement, with other operations between the encodings as in a rollout.
 
     Args:
         pixels: Of all images of the batch.
-        threads: Number of threads.
-        least: Pixels that a share must have for threads of its own to be worth it.
+        threads: Number of threads for shares.
     """
-    if pixels < threads * least:
+    if pixels < threads * (_LEAST_ALONE if torch.get_num_threads() == 1 else _LEAST_BESIDE_OTHERS):
         return 1
     return -(-max(round(pixels / _PIXELS_PER_SHARE), 1) // threads) * threads
 
@@ -49,7 +53,6 @@ class FrozenRunner:
         network: From channels to (B, D) features, each image's depending on that image alone; becomes a graph, which
             keeps the weights as they are now.
         threads: Number of threads.
-        least_share: Pixels that a share must have at the least.
     """
 
     def __init__(
@@ -57,12 +60,11 @@ class FrozenRunner:
         prepare: Callable[[Tensor], Tensor],
         network: Callable[[Tensor], Tensor],
         threads: int,
-        least_share: int,
     ) -> None:
         _keep_freed_memory()
         self._prepare, self._network = prepare, network
         self._graphs: dict[tuple[int, int], Callable[[Tensor], Tensor]] = {}
-        self._threads, self._least_share = threads, least_share
+        self._threads = threads
         self._pool: ThreadPoolExecutor | None = None
         self._process = os.getpid()
 
@@ -86,7 +88,7 @@ class FrozenRunner:
     def _shares(self, depth: Tensor) -> tuple[Tensor, ...]:
         """The batch, or where it is large parts of it, the same number for each thread."""
         pixels = len(depth) * depth.shape[-2] * depth.shape[-1]
-        return depth.chunk(share_count(pixels, self._threads, self._least_share))
+        return depth.chunk(share_count(pixels, self._threads))
 
     def _run(self, depth: Tensor) -> Tensor:
         # Gradient mode and autocast belong to a thread: the pool's must be told, and do the same as the caller's.
