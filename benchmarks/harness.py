@@ -14,6 +14,8 @@ from unittest import mock
 
 import torch
 
+from defm_rl.kernels import cpu
+
 RESULTS = Path(__file__).parent / "results"
 
 logger = logging.getLogger("benchmarks")
@@ -101,6 +103,7 @@ def machine() -> dict[str, object]:
         "gpu": gpu,
         "torch": torch.__version__,
         "python": platform.python_version(),
+        "C++ kernels": cpu.available(),
     }
 
 

@@ -79,7 +79,7 @@ class GroupNormAct(nn.GroupNorm):
         activation: "relu", "silu" or "none".
     """
 
-    in_place = False  # see `use_cpu_kernels`
+    cpu_kernels = False  # see `use_cpu_kernels`
 
     def __init__(self, channels: int, activation: str) -> None:
         super().__init__(norm_groups(channels), channels)
@@ -87,7 +87,7 @@ class GroupNormAct(nn.GroupNorm):
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         """(B, C, H, W) to (B, C, H, W)."""
-        function = cpu.group_norm_act_ if self.in_place else group_norm_act
+        function = cpu.group_norm_act_ if self.cpu_kernels else group_norm_act
         return function(x, self.num_groups, self.weight, self.bias, self.eps, self.activation, residual)
 
     def extra_repr(self) -> str:
@@ -107,6 +107,8 @@ class ConvNormAct(nn.Sequential):
         activation: "relu", "silu" or "none".
     """
 
+    cpu_kernels = False  # see `use_cpu_kernels`
+
     def __init__(
         self,
         in_channels: int,
@@ -121,13 +123,20 @@ class ConvNormAct(nn.Sequential):
             GroupNormAct(out_channels, activation),
         )
         self._is_pointwise = kernel == stride == groups == 1
+        self._is_grouped = kernel == 3 and in_channels == out_channels and 1 < groups < in_channels
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         """(B, in_channels, H, W) to (B, out_channels, H / stride, W / stride), sizes rounded up."""
         conv, norm = self
         assert isinstance(conv, nn.Conv2d)
-        is_product = self._is_pointwise and x.device.type == "cpu" and has_channels_last(x)
-        out: Tensor = norm(_pointwise(x, conv.weight) if is_product else conv(x), residual)
+        if self._is_pointwise and x.device.type == "cpu" and has_channels_last(x):
+            x = _pointwise(x, conv.weight)
+        elif self._is_grouped and self.cpu_kernels:
+            packed = cpu.grouped_weight(conv.weight, conv.groups)  # a constant of a frozen graph
+            x = cpu.grouped_conv3x3(x, conv.weight, packed, conv.stride[0])
+        else:
+            x = conv(x)
+        out: Tensor = norm(x, residual)
         return out
 
 
@@ -161,7 +170,7 @@ class SqueezeExcitation(nn.Module):
         activation: Activation between them.
     """
 
-    in_place = False  # see `use_cpu_kernels`
+    cpu_kernels = False  # see `use_cpu_kernels`
 
     def __init__(self, channels: int, squeeze_channels: int, activation: str) -> None:
         super().__init__()
@@ -171,7 +180,7 @@ class SqueezeExcitation(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) to (B, C, H, W)."""
-        if self.in_place:
+        if self.cpu_kernels:
             # A frozen graph keeps the weights transposed.
             weight1, weight2 = (fc.weight.flatten(1).t().contiguous() for fc in (self.fc1, self.fc2))
             assert self.fc1.bias is not None
@@ -190,12 +199,12 @@ def _linear(conv: nn.Conv2d, x: Tensor) -> Tensor:
 def use_cpu_kernels(net: nn.Module) -> None:
     """Has a frozen float32 network on a processor use the operations of `defm_rl.kernels.cpu`, where there are any.
 
-    They write over what they get, which saves passes over memory: nothing else may hold it, nothing is differentiated.
+    Some write over what they get, which saves passes over memory: nothing else may hold it, nothing is differentiated.
     """
     if cpu.available():
         for module in net.modules():
-            if isinstance(module, GroupNormAct | SqueezeExcitation):
-                module.in_place = True
+            if isinstance(module, ConvNormAct | GroupNormAct | SqueezeExcitation):
+                module.cpu_kernels = True
 
 
 class StochasticDepth(nn.Module):

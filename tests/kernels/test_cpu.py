@@ -85,10 +85,27 @@ def test_squeeze_and_excitation(shape: tuple[int, ...], activation: str) -> None
     torch.testing.assert_close(x.double(), expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("width", [8, 16, 24, 12])
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("size", [(1, 1), (2, 2), (3, 6), (9, 15), (40, 64)], ids=str)
+@pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format])
+def test_grouped_convolution(width: int, stride: int, size: tuple[int, int], layout: torch.memory_format) -> None:
+    needs_compiler()
+    groups, images = 3, 2
+    x = torch.randn(images, groups * width, *size).contiguous(memory_format=layout)
+    weight = torch.randn(groups * width, width, 3, 3) / (3.0 * width**0.5)
+    expected = F.conv2d(x.double(), weight.double(), None, stride, 1, 1, groups)
+    out = cpu.grouped_conv3x3(x, weight, cpu.grouped_weight(weight, groups), stride)
+    assert out.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(out.double(), expected, rtol=1e-5, atol=1e-5)
+
+
 def test_empty_batches_stay_empty() -> None:
     needs_compiler()
-    x = torch.empty(0, 8, 3, 3)
-    assert cpu.group_norm_act_(x, 2, torch.ones(8), torch.ones(8), 1e-5, "relu", None).shape == x.shape
+    x, ones, weight = torch.empty(0, 8, 3, 3), torch.ones(8), torch.ones(8, 8, 3, 3)
+    assert cpu.group_norm_act_(x, 2, ones, ones, 1e-5, "relu", None).shape == x.shape
+    assert cpu.squeeze_excite_(x, torch.ones(8, 2), ones[:2], torch.ones(2, 8), ones, "relu").shape == x.shape
+    assert cpu.grouped_conv3x3(x, weight, cpu.grouped_weight(weight, 1), 2).shape == (0, 8, 2, 2)
 
 
 def test_what_does_not_fit_is_refused() -> None:
@@ -100,6 +117,11 @@ def test_what_does_not_fit_is_refused() -> None:
         cpu.group_norm_act_(x, 2, ones, ones, 1e-5, "gelu", None)
     with pytest.raises(RuntimeError, match="shape must be that of x"):
         cpu.group_norm_act_(x, 2, ones, ones, 1e-5, "none", torch.ones(1, 8, 1, 1))
+    weight = torch.ones(8, 4, 3, 3)
+    with pytest.raises(RuntimeError, match=r"packed must be grouped_weight\(weight, 2\)"):
+        cpu.grouped_conv3x3(x, weight, weight, 1)
+    with pytest.raises(RuntimeError, match=r"weight must be \(16, 4, 3, 3\)"):
+        cpu.grouped_conv3x3(torch.ones(1, 16, 2, 2), weight, weight, 1)
     with pytest.raises(RuntimeError, match="float32"):
         cpu.group_norm_act_(x.double(), 2, ones, ones, 1e-5, "none", None)
 
@@ -121,7 +143,7 @@ def test_encoders_use_them_and_give_the_same_features(name: str, features: str) 
 @pytest.mark.parametrize("capability", ["avx2", "default"])
 def test_every_set_of_instructions(capability: str, tmp_path: Path) -> None:
     needs_compiler()
-    tests = "test_group_normalization or test_squeeze_and_excitation"
+    tests = "test_group_normalization or test_squeeze_and_excitation or test_grouped_convolution"
     command = ["-m", "pytest", "-q", "-p", "no:cacheprovider", __file__, "-k", tests]
     output = run(*command, ATEN_CPU_CAPABILITY=capability, XDG_CACHE_HOME=str(tmp_path))
     assert "skipped" not in output
