@@ -123,7 +123,7 @@ class ConvNormAct(nn.Sequential):
             GroupNormAct(out_channels, activation),
         )
         self._is_pointwise = kernel == stride == groups == 1
-        self._is_grouped = kernel == 3 and in_channels == out_channels and 1 < groups < in_channels
+        self._is_grouped = in_channels == out_channels and groups > 1
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         """(B, in_channels, H, W) to (B, out_channels, H / stride, W / stride), sizes rounded up."""
@@ -132,8 +132,8 @@ class ConvNormAct(nn.Sequential):
         if self._is_pointwise and x.device.type == "cpu" and has_channels_last(x):
             x = _pointwise(x, conv.weight)
         elif self._is_grouped and self.cpu_kernels:
-            packed = cpu.grouped_weight(conv.weight, conv.groups)  # a constant of a frozen graph
-            x = cpu.grouped_conv3x3(x, conv.weight, packed, conv.stride[0])
+            packed = cpu.packed_weight(conv.weight)  # a constant of a frozen graph
+            x = cpu.grouped_conv(x, conv.weight, packed, conv.stride[0])
         else:
             x = conv(x)
         out: Tensor = norm(x, residual)

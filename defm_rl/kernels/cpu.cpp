@@ -1,5 +1,5 @@
 // Operations of a frozen network on a processor, of float32 maps with the channels last: group normalization with
-// residual and activation, and squeeze and excitation, each one operation in place; grouped 3x3 convolutions.
+// residual and activation, and squeeze and excitation, each one operation in place; convolutions in small groups.
 //
 // `cpu.py` builds this for the vector instructions that PyTorch itself uses on the machine.
 
@@ -329,29 +329,81 @@ void convolve_groups(const Tensor& x, const Tensor& weight, const Tensor& out, i
   });
 }
 
-Tensor grouped_conv3x3_out(const Tensor& x, const Tensor&, const Tensor&, int64_t stride) {
+// A depthwise convolution with padding `side / 2`, of one row of an image's output.
+struct DepthwiseConvolution {
+  const float* weight;  // (side, side, channels)
+  int64_t side, height, x_width, out_width, channels, stride;
+
+  // `x` is the image, `out` the row.
+  void operator()(const float* x, float* out, int64_t row) const {
+    const int64_t top = row * stride - side / 2;
+    const int64_t first_row = std::max<int64_t>(0, -top), last_row = std::min(side, height - top);
+    for (int64_t column = 0; column < out_width; ++column) {
+      const int64_t left = column * stride - side / 2;
+      const int64_t first_column = std::max<int64_t>(0, -left), last_column = std::min(side, x_width - left);
+      const auto sum = [&](auto count, int64_t c, int64_t lanes) {
+        constexpr int vectors = decltype(count)::value;
+        Vec sums[vectors];
+        for (int v = 0; v < vectors; ++v) sums[v] = Vec(0.0f);
+        for (int64_t i = first_row; i < last_row; ++i) {
+          for (int64_t j = first_column; j < last_column; ++j) {
+            const float* input = x + ((top + i) * x_width + left + j) * channels + c;
+            const float* factors = weight + (i * side + j) * channels + c;
+            for (int v = 0; v < vectors; ++v) {
+              sums[v] = at::vec::fmadd(Vec::loadu(input + v * kLanes, lanes), Vec::loadu(factors + v * kLanes, lanes),
+                                       sums[v]);
+            }
+          }
+        }
+        for (int v = 0; v < vectors; ++v) sums[v].store(out + column * channels + c + v * kLanes, lanes);
+      };
+      // Several vectors at a time for additions not to wait for each other.
+      int64_t c = 0;
+      for (; c + 4 * kLanes <= channels; c += 4 * kLanes) sum(std::integral_constant<int, 4>(), c, kLanes);
+      for (; c < channels; c += kLanes) sum(std::integral_constant<int, 1>(), c, std::min(kLanes, channels - c));
+    }
+  }
+};
+
+void convolve_channels(const Tensor& x, const Tensor& packed, const Tensor& out, int64_t stride) {
+  const int64_t channels = x.size(1), rows = out.size(2), row_size = out.size(3) * channels, side = packed.size(0);
+  const int64_t x_size = x.size(2) * x.size(3) * channels;
+  const DepthwiseConvolution convolve{packed.data_ptr<float>(), side,     x.size(2), x.size(3),
+                                      out.size(3),              channels, stride};
+  at::parallel_for(0, x.size(0) * rows, grain(row_size * side), [&](int64_t begin, int64_t end) {
+    for (int64_t unit = begin; unit < end; ++unit) {
+      convolve(x.data_ptr<float>() + unit / rows * x_size, out.data_ptr<float>() + unit * row_size, unit % rows);
+    }
+  });
+}
+
+Tensor grouped_conv_out(const Tensor& x, const Tensor&, const Tensor&, int64_t stride) {
   const auto extent = [&](int64_t side) { return (side - 1) / stride + 1; };
   return at::empty({x.size(0), x.size(1), extent(x.size(2)), extent(x.size(3))},
                    x.options().memory_format(at::MemoryFormat::ChannelsLast));
 }
 
-Tensor grouped_conv3x3(const Tensor& x, const Tensor& weight, const Tensor& packed, int64_t stride) {
-  const int64_t width = weight.size(1), channels = x.size(1), groups = channels / width;
-  TORCH_CHECK(weight.sizes() == at::IntArrayRef({channels, width, 3, 3}), "weight must be (", channels, ", ", width,
-              ", 3, 3); got ", weight.sizes());
-  TORCH_CHECK(packed.sizes() == at::IntArrayRef({groups, 3, 3, width, width}) && packed.is_contiguous(),
-              "packed must be grouped_weight(weight, ", groups, "); got ", packed.sizes());
-  const Tensor given = channels_last(x), out = grouped_conv3x3_out(given, weight, packed, stride);
-  // oneDNN takes some 50 microseconds before it begins and is then as fast or faster, but for groups of 24. Measured.
-  constexpr int64_t most_products = 6'000'000;
-  if (width == 24) {
-    convolve_groups<24>(given, packed, out, stride);
-  } else if (out.numel() * 9 * width > most_products || (width != 8 && width != 16)) {
-    return at::conv2d(given, weight, {}, stride, 1, 1, groups);
-  } else if (width == 8) {
+Tensor grouped_conv(const Tensor& x, const Tensor& weight, const Tensor& packed, int64_t stride) {
+  TORCH_CHECK(weight.dim() == 4 && weight.size(0) == x.size(1) && weight.size(2) == weight.size(3), "weight must be (",
+              x.size(1), ", width, side, side); got ", weight.sizes());
+  const int64_t channels = x.size(1), width = weight.size(1), groups = channels / width, side = weight.size(2);
+  TORCH_CHECK((width == 1 ? packed.sizes() == at::IntArrayRef({side, side, channels})
+                          : packed.sizes() == at::IntArrayRef({groups, side, side, width, width})) &&
+                  packed.is_contiguous(),
+              "packed must be packed_weight(weight); got ", packed.sizes());
+  const Tensor given = channels_last(x), out = grouped_conv_out(given, weight, packed, stride);
+  // oneDNN takes some 50 microseconds before it begins, and is then as fast or faster but for groups of 24: measured.
+  const int64_t products = out.numel() * width * side * side;
+  if (width == 1 && products <= 2'200'000) {
+    convolve_channels(given, packed, out, stride);
+  } else if (width == 8 && side == 3 && products <= 6'000'000) {
     convolve_groups<8>(given, packed, out, stride);
-  } else {
+  } else if (width == 16 && side == 3 && products <= 6'000'000) {
     convolve_groups<16>(given, packed, out, stride);
+  } else if (width == 24 && side == 3) {
+    convolve_groups<24>(given, packed, out, stride);
+  } else {
+    return at::conv2d(given, weight, {}, stride, side / 2, 1, groups);
   }
   return out;
 }
@@ -365,13 +417,13 @@ TORCH_LIBRARY(defm_rl, library) {
   library.def(
       "squeeze_excite_(Tensor(a!) x, Tensor weight1, Tensor bias1, Tensor weight2, Tensor bias2, str activation) "
       "-> Tensor(a!)");
-  library.def("grouped_conv3x3(Tensor x, Tensor weight, Tensor packed, int stride) -> Tensor");
+  library.def("grouped_conv(Tensor x, Tensor weight, Tensor packed, int stride) -> Tensor");
 }
 
 TORCH_LIBRARY_IMPL(defm_rl, CPU, library) {
   library.impl("group_norm_act_", TORCH_FN(group_norm_act_));
   library.impl("squeeze_excite_", TORCH_FN(squeeze_excite_));
-  library.impl("grouped_conv3x3", TORCH_FN(grouped_conv3x3));
+  library.impl("grouped_conv", TORCH_FN(grouped_conv));
 }
 
 // Of tensors without data.
@@ -381,5 +433,5 @@ TORCH_LIBRARY_IMPL(defm_rl, Meta, library) {
                   const std::optional<Tensor>&) -> Tensor& { return x; });
   library.impl("squeeze_excite_", [](Tensor& x, const Tensor&, const Tensor&, const Tensor&, const Tensor&,
                                      c10::string_view) -> Tensor& { return x; });
-  library.impl("grouped_conv3x3", TORCH_FN(grouped_conv3x3_out));
+  library.impl("grouped_conv", TORCH_FN(grouped_conv_out));
 }

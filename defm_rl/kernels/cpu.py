@@ -37,7 +37,7 @@ def available() -> bool:
     Building takes some ten seconds, once for each machine's instructions and PyTorch, in `$XDG_CACHE_HOME/defm_rl` or
     `~/.cache/defm_rl`.
     """
-    if hasattr(torch.ops.defm_rl, "grouped_conv3x3"):  # a second registration would end the process
+    if hasattr(torch.ops.defm_rl, "grouped_conv"):  # a second registration would end the process
         return True
     if sys.platform != "linux":
         return False
@@ -99,27 +99,30 @@ def squeeze_excite_(
     return out
 
 
-def grouped_conv3x3(x: Tensor, weight: Tensor, packed: Tensor, stride: int) -> Tensor:
-    """A grouped 3x3 convolution with padding 1 and without bias, where `available()`. No gradients.
+def grouped_conv(x: Tensor, weight: Tensor, packed: Tensor, stride: int) -> Tensor:
+    """A grouped convolution without bias, padded by half its side, where `available()`. No gradients.
 
-    Groups of 24 channels, and small maps with groups of 8 or 16, are ours; others are PyTorch's.
+    Depthwise and 3x3 convolutions of small maps are ours, those with 24 channels a group always; others are PyTorch's.
 
     Args:
         x: (B, C, H, W), float32, fastest with the channels last.
-        weight: (C, C / groups, 3, 3).
-        packed: The same in our order, from `grouped_weight`.
+        weight: (C, C / groups, side, side), side odd.
+        packed: The same in our order, from `packed_weight`.
         stride: Stride.
 
     Returns:
         (B, C, H / stride, W / stride), sizes rounded up, channels last.
     """
-    out: Tensor = torch.ops.defm_rl.grouped_conv3x3(x, weight, packed, stride)
+    out: Tensor = torch.ops.defm_rl.grouped_conv(x, weight, packed, stride)
     return out
 
 
-def grouped_weight(weight: Tensor, groups: int) -> Tensor:
-    """(C, C / groups, 3, 3) to (groups, 3, 3, in, out)."""
-    return weight.unflatten(0, (groups, -1)).permute(0, 3, 4, 2, 1).contiguous()
+def packed_weight(weight: Tensor) -> Tensor:
+    """(C, width, side, side) to (C / width, side, side, in, out); of a depthwise convolution, to (side, side, C)."""
+    width = weight.shape[1]
+    if width == 1:
+        return weight[:, 0].permute(1, 2, 0).contiguous()
+    return weight.unflatten(0, (-1, width)).permute(0, 3, 4, 2, 1).contiguous()
 
 
 def _flags() -> list[str]:

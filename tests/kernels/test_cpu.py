@@ -26,6 +26,11 @@ SHAPES = [
 ]
 
 
+@pytest.fixture(autouse=True)
+def same_numbers() -> None:
+    torch.manual_seed(0)
+
+
 def needs_compiler() -> None:
     if not cpu.available():
         pytest.skip("no C++ compiler, or not Linux")
@@ -41,7 +46,7 @@ def test_group_normalization(shape: tuple[int, ...], layout: torch.memory_format
     torch.set_num_threads(threads)
     try:
         for activation, with_residual in product(ACTIVATIONS, [False, True]):
-            x = torch.randn(size) + 3.0
+            x = torch.randn(size) + 1.0
             weight, bias = torch.randn(2, size[1])
             residual = torch.randn(size) if with_residual else None
             expected = expected_of(x, groups, weight, bias, activation, residual)
@@ -85,17 +90,19 @@ def test_squeeze_and_excitation(shape: tuple[int, ...], activation: str) -> None
     torch.testing.assert_close(x.double(), expected, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("width", [8, 16, 24, 12])
+@pytest.mark.parametrize(("width", "side"), [(1, 3), (1, 5), (8, 3), (16, 3), (24, 3), (12, 3), (8, 5)])
 @pytest.mark.parametrize("stride", [1, 2])
-@pytest.mark.parametrize("size", [(1, 1), (2, 2), (3, 6), (9, 15), (40, 64)], ids=str)
+@pytest.mark.parametrize("size", [(1, 1), (2, 2), (3, 6), (9, 15), (120, 128)], ids=str)
 @pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format])
-def test_grouped_convolution(width: int, stride: int, size: tuple[int, int], layout: torch.memory_format) -> None:
+def test_grouped_convolution(
+    width: int, side: int, stride: int, size: tuple[int, int], layout: torch.memory_format
+) -> None:
     needs_compiler()
-    groups, images = 3, 2
-    x = torch.randn(images, groups * width, *size).contiguous(memory_format=layout)
-    weight = torch.randn(groups * width, width, 3, 3) / (3.0 * width**0.5)
-    expected = F.conv2d(x.double(), weight.double(), None, stride, 1, 1, groups)
-    out = cpu.grouped_conv3x3(x, weight, cpu.grouped_weight(weight, groups), stride)
+    groups = 83 if width == 1 else 3
+    x = torch.randn(2, groups * width, *size).contiguous(memory_format=layout)
+    weight = torch.randn(groups * width, width, side, side) / (side * width**0.5)
+    expected = F.conv2d(x.double(), weight.double(), None, stride, side // 2, 1, groups)
+    out = cpu.grouped_conv(x, weight, cpu.packed_weight(weight), stride)
     assert out.is_contiguous(memory_format=torch.channels_last)
     torch.testing.assert_close(out.double(), expected, rtol=1e-5, atol=1e-5)
 
@@ -105,7 +112,7 @@ def test_empty_batches_stay_empty() -> None:
     x, ones, weight = torch.empty(0, 8, 3, 3), torch.ones(8), torch.ones(8, 8, 3, 3)
     assert cpu.group_norm_act_(x, 2, ones, ones, 1e-5, "relu", None).shape == x.shape
     assert cpu.squeeze_excite_(x, torch.ones(8, 2), ones[:2], torch.ones(2, 8), ones, "relu").shape == x.shape
-    assert cpu.grouped_conv3x3(x, weight, cpu.grouped_weight(weight, 1), 2).shape == (0, 8, 2, 2)
+    assert cpu.grouped_conv(x, weight, cpu.packed_weight(weight), 2).shape == (0, 8, 2, 2)
 
 
 def test_what_does_not_fit_is_refused() -> None:
@@ -118,10 +125,10 @@ def test_what_does_not_fit_is_refused() -> None:
     with pytest.raises(RuntimeError, match="shape must be that of x"):
         cpu.group_norm_act_(x, 2, ones, ones, 1e-5, "none", torch.ones(1, 8, 1, 1))
     weight = torch.ones(8, 4, 3, 3)
-    with pytest.raises(RuntimeError, match=r"packed must be grouped_weight\(weight, 2\)"):
-        cpu.grouped_conv3x3(x, weight, weight, 1)
-    with pytest.raises(RuntimeError, match=r"weight must be \(16, 4, 3, 3\)"):
-        cpu.grouped_conv3x3(torch.ones(1, 16, 2, 2), weight, weight, 1)
+    with pytest.raises(RuntimeError, match=r"packed must be packed_weight\(weight\)"):
+        cpu.grouped_conv(x, weight, weight, 1)
+    with pytest.raises(RuntimeError, match=r"weight must be \(16, width, side, side\)"):
+        cpu.grouped_conv(torch.ones(1, 16, 2, 2), weight, weight, 1)
     with pytest.raises(RuntimeError, match="float32"):
         cpu.group_norm_act_(x.double(), 2, ones, ones, 1e-5, "none", None)
 
