@@ -13,9 +13,11 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <limits>
 #include <optional>
 #include <string>
 #include <type_traits>
+#include <utility>
 #include <vector>
 
 namespace {
@@ -204,7 +206,6 @@ Tensor& squeeze_excite_(Tensor& x, const Tensor& weight1, const Tensor& bias1, c
     return Map{y.data_ptr<float>() + image * pixels * channels, pixels, channels};
   };
   at::parallel_for(0, images, grain(pixels * channels), [&](int64_t begin, int64_t end) {
-    std::vector<float> squares(channels);
     for (int64_t image = begin; image < end; ++image) {
       const Map map = map_of(image);
       float* mean = means.data_ptr<float>() + image * channels;
@@ -383,6 +384,18 @@ Tensor grouped_conv_out(const Tensor& x, const Tensor&, const Tensor&, int64_t s
                    x.options().memory_format(at::MemoryFormat::ChannelsLast));
 }
 
+using Convolve = void (*)(const Tensor&, const Tensor&, const Tensor&, int64_t);
+
+// What computes a convolution, and up to how many products it is faster than oneDNN, which takes some 50 microseconds
+// before it begins; by measurement.
+std::pair<Convolve, int64_t> kernel_for(int64_t width, int64_t side) {
+  if (width == 1) return {convolve_channels, 2'200'000};
+  if (width == 8 && side == 3) return {convolve_groups<8>, 6'000'000};
+  if (width == 16 && side == 3) return {convolve_groups<16>, 6'000'000};
+  if (width == 24 && side == 3) return {convolve_groups<24>, std::numeric_limits<int64_t>::max()};
+  return {nullptr, -1};
+}
+
 Tensor grouped_conv(const Tensor& x, const Tensor& weight, const Tensor& packed, int64_t stride) {
   TORCH_CHECK(weight.dim() == 4 && weight.size(0) == x.size(1) && weight.size(2) == weight.size(3), "weight must be (",
               x.size(1), ", width, side, side); got ", weight.sizes());
@@ -391,20 +404,13 @@ Tensor grouped_conv(const Tensor& x, const Tensor& weight, const Tensor& packed,
                           : packed.sizes() == at::IntArrayRef({groups, side, side, width, width})) &&
                   packed.is_contiguous(),
               "packed must be packed_weight(weight); got ", packed.sizes());
-  const Tensor given = channels_last(x), out = grouped_conv_out(given, weight, packed, stride);
-  // oneDNN takes some 50 microseconds before it begins, and is then as fast or faster but for groups of 24: measured.
-  const int64_t products = out.numel() * width * side * side;
-  if (width == 1 && products <= 2'200'000) {
-    convolve_channels(given, packed, out, stride);
-  } else if (width == 8 && side == 3 && products <= 6'000'000) {
-    convolve_groups<8>(given, packed, out, stride);
-  } else if (width == 16 && side == 3 && products <= 6'000'000) {
-    convolve_groups<16>(given, packed, out, stride);
-  } else if (width == 24 && side == 3) {
-    convolve_groups<24>(given, packed, out, stride);
-  } else {
+  const Tensor given = channels_last(x);
+  const auto [convolve, most_products] = kernel_for(width, side);
+  if (x.numel() / (stride * stride) * width * side * side > most_products) {
     return at::conv2d(given, weight, {}, stride, side / 2, 1, groups);
   }
+  const Tensor out = grouped_conv_out(given, weight, packed, stride);
+  convolve(given, packed, out, stride);
   return out;
 }
 
