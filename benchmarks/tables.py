@@ -53,8 +53,11 @@ def _pair(row: Row) -> str:
 
 def _write(match: re.Match[str]) -> str:
     name = match[2]
-    rows = json.loads((harness.RESULTS / f"{name}.json").read_text())["rows"]
-    return f"{match[1]}{harness.table(TABLES.get(name, without_spread)(rows))}\n{match[3]}"
+    content = json.loads((harness.RESULTS / f"{name}.json").read_text())
+    table = harness.table(TABLES.get(name, without_spread)(content["rows"]))
+    made = content["machine"]
+    place = f"{made['gpu'] or made['cpu']}, {made['threads']} threads, PyTorch {made['torch']}, {made['date']}."
+    return f"{match[1]}{table}\n\n{place}\n{match[3]}"
 
 
 def main() -> None:

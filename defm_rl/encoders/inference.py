@@ -4,6 +4,7 @@ import ctypes
 import logging
 import os
 import sys
+import threading
 import time
 import warnings
 from collections.abc import Callable
@@ -82,7 +83,7 @@ class FrozenRunner:
         if self._threads < 2 or len(shares) < 2:
             return torch.cat([self._run(share) for share in shares])
         if self._pool is None:
-            self._pool = ThreadPoolExecutor(self._threads, "encode", initializer=torch.set_num_threads, initargs=(1,))
+            self._pool = _start_pool(self._threads)
         return torch.cat(list(self._pool.map(self._run, shares)))
 
     def _shares(self, depth: Tensor) -> tuple[Tensor, ...]:
@@ -94,6 +95,27 @@ class FrozenRunner:
         # Gradient mode and autocast belong to a thread: the pool's must be told, and do the same as the caller's.
         with torch.no_grad(), torch.autocast("cpu", enabled=False):
             return self._graphs[depth.shape[-2], depth.shape[-1]](self._prepare(depth))
+
+
+def _start_pool(threads: int) -> ThreadPoolExecutor:
+    """Threads that compute by themselves.
+
+    PyTorch takes the number that one thread sets for that of all threads that come later, and now and then for that of
+    those there are: it is put back once all have set theirs.
+    """
+    before = torch.get_num_threads()
+    ready = threading.Barrier(threads + 1)
+
+    def compute_alone() -> None:
+        torch.set_num_threads(1)
+        ready.wait()
+
+    pool = ThreadPoolExecutor(threads, "encode", initializer=compute_alone)
+    for _ in range(threads):
+        pool.submit(int)
+    ready.wait()
+    torch.set_num_threads(before)
+    return pool
 
 
 @cache

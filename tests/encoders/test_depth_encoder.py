@@ -8,6 +8,7 @@ import pickle
 import shutil
 import subprocess
 import sys
+import threading
 import warnings
 import weakref
 
@@ -398,6 +399,25 @@ def test_the_fast_way_uses_a_graph_and_a_share_per_thread(depth, features, image
     assert isinstance(encoder._runner, inference.FrozenRunner)
     assert all(isinstance(graph, torch.jit.ScriptModule) for graph in encoder._runner._graphs.values())
     assert encoder._runner._pool is not None
+
+
+def test_shares_leave_the_number_of_threads_as_it_was(depth):
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        for _ in range(2):  # what the first encoder set once came out when the second one was made
+            encoder = make(encoder="defm_regnet_y_400mf")
+            encoder.threads = 2
+            encoder.encode(torch.rand(32, 96, 96))
+            assert encoder._runner._pool is not None
+            assert torch.get_num_threads() == 2
+        seen = []
+        thread = threading.Thread(target=lambda: seen.append(torch.get_num_threads()))
+        thread.start()
+        thread.join()
+        assert seen == [2]
+    finally:
+        torch.set_num_threads(before)
 
 
 def change_weights(encoder: DepthEncoder) -> None:
