@@ -45,6 +45,7 @@ def in_turns(
 
 
 def _timed(call: Callable[[], object]) -> float:
+    time.sleep(0.02)  # what ran before may have left threads spinning
     start = time.perf_counter()
     call()
     if torch.cuda.is_available():

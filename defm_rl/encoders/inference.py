@@ -22,22 +22,19 @@ _LARGEST_KEPT = 32 << 20
 
 # Pixels of a share of a large batch: it keeps a core busy for long, and its activations are smaller than what is kept.
 _PIXELS_PER_SHARE = 150_000
-# Pixels that a share must have for a thread of its own, beside PyTorch's own threads and where PyTorch has one only.
-# After an operation of several threads, these go on spinning for milliseconds and take the cores from the shares.
-_LEAST_BESIDE_OTHERS = 100_000
-_LEAST_ALONE = 4_000
+# Pixels that a share must have for a thread of its own: by measurement in rollouts, where other work lies between the
+# encodings. Right after an operation of PyTorch's own threads, which spin for milliseconds, small shares are slower.
+_LEAST_PIXELS = 4_000
 
 
 def share_count(pixels: int, threads: int) -> int:
     """In how many shares a batch is encoded: one, which PyTorch's own threads work on, or a multiple of the threads.
 
-    The limits were chosen by measurement, with other operations between the encodings as in a rollout.
-
     Args:
         pixels: Of all images of the batch.
-        threads: Number of threads for shares.
+        threads: Number of threads.
     """
-    if pixels < threads * (_LEAST_ALONE if torch.get_num_threads() == 1 else _LEAST_BESIDE_OTHERS):
+    if pixels < threads * _LEAST_PIXELS:
         return 1
     return -(-max(round(pixels / _PIXELS_PER_SHARE), 1) // threads) * threads
 
