@@ -64,8 +64,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=2048, help="of PPO; SAC takes an eighth")
     parser.add_argument("--rounds", type=int, default=3)
     args = parser.parse_args()
-    rows: list[dict[str, object]] = []
     for algorithm in args.algorithms:
+        rows: list[dict[str, object]] = []
         steps = args.steps if algorithm == "ppo" else args.steps // 8
         for name in args.encoders:
             ways = {
@@ -107,7 +107,7 @@ def main() -> None:
                         "spread": harness.spread(spent[way]),
                     }
                 )
-    harness.save("training", rows, envs=8, depth=f"{SIZE[0]}x{SIZE[1]}", ppo="n_steps 128, n_epochs 10, batch 256")
+        harness.save(f"training_{algorithm}", rows, envs=8, depth=f"{SIZE[0]}x{SIZE[1]}")
 
 
 def _env(encoder: str | None) -> VecEnv:

@@ -42,7 +42,6 @@ def without_spread(rows: list[Row]) -> list[Row]:
 
 TABLES: dict[str, Callable[[list[Row]], list[Row]]] = {
     "encoders_cpu": encoders_cpu,
-    "encoders_kernels_cpu": encoders_cpu,
     "precision_cpu": precision_cpu,
 }
 
