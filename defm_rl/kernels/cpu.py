@@ -61,20 +61,7 @@ def available() -> bool:
 def group_norm_act_(
     x: Tensor, groups: int, weight: Tensor, bias: Tensor, eps: float, activation: str, residual: Tensor | None
 ) -> Tensor:
-    """`x` becomes activation(group_norm(x) + residual), where `available()`. No gradients.
-
-    Args:
-        x: (B, C, H, W), float32, fastest with the channels last.
-        groups: Number of groups, a divisor of C.
-        weight: (C,) scale.
-        bias: (C,) shift.
-        eps: Added to the variance.
-        activation: "none", "relu" or "silu".
-        residual: Added before the activation; same shape as `x`.
-
-    Returns:
-        `x`.
-    """
+    """`defm_rl.kernels.group_norm_act` of a float32 `x`, which it becomes, where `available()`. No gradients."""
     out: Tensor = torch.ops.defm_rl.group_norm_act_(x, groups, weight, bias, eps, activation, residual)
     return out
 

@@ -401,7 +401,7 @@ def test_the_fast_way_uses_a_graph_and_a_share_per_thread(depth, features, image
     assert encoder._runner._pool is not None
 
 
-def test_shares_leave_the_number_of_threads_as_it_was(depth):
+def test_shares_leave_the_number_of_threads_as_it_was():
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:

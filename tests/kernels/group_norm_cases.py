@@ -5,6 +5,7 @@ from itertools import product
 import pytest
 import torch
 import torch.nn.functional as F
+from composed import ACTIVATIONS, expected_of
 from conftest import rounding
 from torch import Tensor
 
@@ -15,7 +16,6 @@ from defm_rl.kernels import group_norm as module
 pytestmark = pytest.mark.usefixtures("no_fallback")
 
 LAYOUTS = (torch.contiguous_format, torch.channels_last)
-ACTIVATIONS = {"none": lambda z: z, "relu": F.relu, "silu": F.silu}
 # B, C, H, W, groups. Programs are slow to interpret: few groups.
 SHAPES = {
     "group_of_three": (1, 6, 5, 7, 2),
@@ -41,13 +41,6 @@ CASES = [
         for layout in LAYOUTS
     ),
 ]
-
-
-def expected_of(
-    x: Tensor, groups: int, weight: Tensor, bias: Tensor, activation: str, residual: Tensor | None, eps: float = 1e-5
-) -> Tensor:
-    z = F.group_norm(x, groups, weight, bias, eps)
-    return ACTIVATIONS[activation](z if residual is None else z + residual)
 
 
 def inputs(

@@ -9,12 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from composed import ACTIVATIONS, expected_of
 
 from defm_rl import DepthEncoder
 from defm_rl.kernels import cpu
 
-ACTIVATIONS = {"none": lambda z: z, "relu": F.relu, "silu": F.silu}
 # B, C, H, W, groups: channels that fill vectors and that do not, fewer images than threads, one pixel, one group.
 SHAPES = [
     (3, 48, 7, 5, 16),
@@ -49,20 +48,13 @@ def test_group_normalization(shape: tuple[int, ...], layout: torch.memory_format
             x = torch.randn(size) + 1.0
             weight, bias = torch.randn(2, size[1])
             residual = torch.randn(size) if with_residual else None
-            expected = expected_of(x, groups, weight, bias, activation, residual)
+            expected = expected_of(x.double(), groups, weight.double(), bias.double(), activation, residual)
             given = x.clone(memory_format=layout)
             out = cpu.group_norm_act_(given, groups, weight, bias, 1e-5, activation, residual)
             assert out is given or out.data_ptr() == given.data_ptr()
             torch.testing.assert_close(given.double(), expected, rtol=1e-5, atol=1e-5)
     finally:
         torch.set_num_threads(before)
-
-
-def expected_of(
-    x: Tensor, groups: int, weight: Tensor, bias: Tensor, activation: str, residual: Tensor | None
-) -> Tensor:
-    z = F.group_norm(x.double(), groups, weight.double(), bias.double(), 1e-5)
-    return ACTIVATIONS[activation](z if residual is None else z + residual)
 
 
 def test_a_mean_that_is_large_beside_the_deviation_costs_no_more_digits_than_in_pytorch() -> None:
@@ -185,31 +177,31 @@ def test_what_was_built_is_kept(tmp_path: Path) -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="they are for Linux")
 class TestWherePytorchsOperationsDoTheWork:
     def test_without_a_compiler(self, tmp_path: Path) -> None:
-        output = run("-c", ENCODE, XDG_CACHE_HOME=str(tmp_path), CXX="/missing")
-        assert "would be faster with a C++ compiler" in output
-        assert "available: False" in output
+        assert_refused("would be faster with a C++ compiler", tmp_path, CXX="/missing")
 
     def test_with_a_compiler_that_fails(self, tmp_path: Path) -> None:
-        compiler = tmp_path / "c++"
-        compiler.write_text("#!/bin/sh\necho no such header >&2\nexit 1\n")
-        compiler.chmod(0o755)
-        output = run("-c", ENCODE, XDG_CACHE_HOME=str(tmp_path), CXX=str(compiler))
-        assert "PyTorch's operations take their place: no such header" in output
-        assert "available: False" in output
+        compiler = script(tmp_path / "c++", "echo no such header >&2", "exit 1")
+        assert_refused("PyTorch's operations take their place: no such header", tmp_path, CXX=compiler)
 
     def test_with_a_file_where_the_cache_should_be(self, tmp_path: Path) -> None:
         (tmp_path / "defm_rl").write_text("")
-        output = run("-c", ENCODE, XDG_CACHE_HOME=str(tmp_path))
-        assert "PyTorch's operations take their place" in output
-        assert "available: False" in output
+        assert_refused("PyTorch's operations take their place", tmp_path)
 
     def test_with_a_library_that_cannot_be_loaded(self, tmp_path: Path) -> None:
-        compiler = tmp_path / "c++"
-        compiler.write_text('#!/bin/sh\nfor last; do :; done\necho nothing > "$last"\n')
-        compiler.chmod(0o755)
-        output = run("-c", ENCODE, XDG_CACHE_HOME=str(tmp_path), CXX=str(compiler))
-        assert "PyTorch's operations take their place" in output
-        assert "available: False" in output
+        compiler = script(tmp_path / "c++", "for last; do :; done", 'echo nothing > "$last"')
+        assert_refused("PyTorch's operations take their place", tmp_path, CXX=compiler)
+
+
+def assert_refused(message: str, cache: Path, **environment: str) -> None:
+    output = run("-c", ENCODE, XDG_CACHE_HOME=str(cache), **environment)
+    assert message in output
+    assert "available: False" in output
+
+
+def script(path: Path, *lines: str) -> str:
+    path.write_text("\n".join(["#!/bin/sh", *lines, ""]))
+    path.chmod(0o755)
+    return str(path)
 
 
 def run(*arguments: str, **environment: str) -> str:
