@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from defm_rl.encoders.layers import Conv
+
 
 class WeightedSum(nn.Module):
     """A weighted sum of two maps, with learned weights that are positive and add up to one."""
@@ -33,7 +35,7 @@ class BiFPNBlock(nn.Module):
         super().__init__()
         self.fuse_topdown = nn.ModuleList(WeightedSum() for _ in range(num_levels - 1))
         self.fuse_bottomup = nn.ModuleList(WeightedSum() for _ in range(num_levels - 1))
-        self.convs = nn.ModuleList(nn.Conv2d(channels, channels, 3, padding=1) for _ in range(num_levels))
+        self.convs = nn.ModuleList(Conv(channels, channels, 3, bias=True) for _ in range(num_levels))
 
     def forward(self, maps: list[Tensor], wanted: Collection[int]) -> dict[int, Tensor]:
         """Fuses the maps.
@@ -64,7 +66,7 @@ class BiFPN(nn.Module):
     def __init__(self, in_channels: dict[str, int], channels: int) -> None:
         super().__init__()
         self.levels = tuple(in_channels)
-        self.proj = nn.ModuleList(nn.Conv2d(c, channels, 1) for c in in_channels.values())
+        self.proj = nn.ModuleList(Conv(c, channels, 1, bias=True) for c in in_channels.values())
         # A list of one: checkpoints name their parameters so.
         self.blocks = nn.ModuleList([BiFPNBlock(channels, len(in_channels))])
 

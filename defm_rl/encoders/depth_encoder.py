@@ -19,6 +19,7 @@ from defm_rl.encoders.output import EncoderOutput
 from defm_rl.encoders.pooling import make_pool
 from defm_rl.encoders.weights import WeightsInfo
 from defm_rl.encoders.zoo import CARDS, load_encoder
+from defm_rl.kernels import cpu
 
 Size = int | tuple[int, int]
 
@@ -27,9 +28,9 @@ COMPILERS = ("auto", "inductor", "off")
 CHUNK = 1024
 """Images that are encoded at once at the most, unless it is said otherwise."""
 
-# On a processor their small and grouped convolutions are faster with the channels last, in float32; those of the
-# ResNets are slower, and so is everything in half precision.
+# On a processor these are faster with the channels last, in float32; ResNets only where the convolutions are ours.
 _CHANNELS_LAST_FAMILIES = ("regnet", "efficientnet")
+_CHANNELS_LAST_FAMILIES_WITH_KERNELS = ("resnet",)
 
 
 class DepthEncoder(nn.Module):
@@ -324,24 +325,32 @@ class DepthEncoder(nn.Module):
         """Whether `encode` runs as a graph on a type of device, in which dtype, and with which layout."""
         graph = self.compile_mode == "auto" and device == "cpu"
         dtype = PRECISIONS[self.precision] if self.dtype == torch.float32 else self.dtype
-        last = graph and dtype == torch.float32 and self.card.family in _CHANNELS_LAST_FAMILIES
+        family = self.card.family
+        last = graph and dtype == torch.float32 and family in _CHANNELS_LAST_FAMILIES
+        if graph and dtype == torch.float32 and family in _CHANNELS_LAST_FAMILIES_WITH_KERNELS:
+            last = cpu.available()
         return graph, dtype, torch.channels_last if last else torch.contiguous_format
 
     def copied_bytes(self, device: str) -> int:
         """Bytes of the copy of the weights that a frozen encoder works with on a type of device; 0 without one."""
+        dataless = copy.deepcopy(self.net, {id(weight): weight.to("meta") for weight in self.net.buffers()})
+        net = self._net_for(device, dataless)
+        return 0 if net is dataless else sum(weight.nbytes for weight in net.buffers())
+
+    def _net_for(self, device: str, net: Encoder) -> Encoder:
+        """The network, or the copy of it that a frozen encoder works with on a type of device."""
         _, dtype, layout = self._runs_in(device)
         if dtype == self.dtype and layout == torch.contiguous_format:
-            return 0
-        return sum(weight.numel() * dtype.itemsize for weight in self.net.buffers())
+            return net
+        # A network that is in this precision is faster than autocast, which normalizes groups in float32 on a GPU.
+        net = copy.deepcopy(net).to(dtype=dtype, memory_format=layout)  # type: ignore[call-overload]
+        if layout == torch.channels_last:
+            use_cpu_kernels(net)
+        return net
 
     def _make_runner(self) -> Callable[[Tensor], Tensor]:
         graph, dtype, layout = self._runs_in(self.device.type)
-        net = self.net
-        if self.copied_bytes(self.device.type):
-            # A network that is in this precision is faster than autocast, which normalizes groups in float32 on a GPU.
-            net = copy.deepcopy(net).to(dtype=dtype, memory_format=layout)  # type: ignore[call-overload]
-            if layout == torch.channels_last:
-                use_cpu_kernels(net)
+        net = self._net_for(self.device.type, self.net)
 
         def prepare(depth: Tensor) -> Tensor:
             return self._normalized(depth, dtype).contiguous(memory_format=layout)

@@ -95,60 +95,97 @@ class GroupNormAct(nn.GroupNorm):
         return f"{super().extra_repr()}, activation={self.activation}"
 
 
+class Conv(nn.Conv2d):
+    """A convolution padded by half its side, which keeps the size where the stride is 1.
+
+    Args:
+        in_channels: Channels of the input.
+        out_channels: Channels of the output.
+        side: Side of the kernel, odd.
+        stride: Stride.
+        groups: Groups of the channels.
+        bias: Whether a bias is added.
+    """
+
+    cpu_kernel: str | None = None  # see `use_cpu_kernels`
+    packed: Tensor  # the weight as this kernel takes it
+
+    def __init__(
+        self, in_channels: int, out_channels: int, side: int, stride: int = 1, groups: int = 1, *, bias: bool = False
+    ) -> None:
+        super().__init__(in_channels, out_channels, side, stride, side // 2, groups=groups, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, in_channels, H, W) to (B, out_channels, H / stride, W / stride), sizes rounded up."""
+        side, stride = self.kernel_size[0], self.stride[0]
+        if self.cpu_kernel == "grouped":
+            return cpu.grouped_conv(x, self.weight, self.packed, stride)
+        if self.cpu_kernel == "winograd":
+            return cpu.winograd_conv(x, self.packed, self.bias)
+        if self.cpu_kernel == "product":
+            return cpu.product_conv(x, self.packed, self.bias, self.out_channels, side, stride)
+        if side == stride == self.groups == 1 and x.device.type == "cpu" and has_channels_last(x):
+            return self._pointwise(x)
+        return super().forward(x)
+
+    def use_cpu_kernel(self) -> None:
+        """Packs a frozen weight for the kernel of `defm_rl.kernels.cpu` that is fastest here, if there is one."""
+        side, stride, channels = self.kernel_size[0], self.stride[0], (self.in_channels, self.out_channels)
+        if self.groups > 1:
+            if self.in_channels == self.out_channels and self.bias is None:
+                self.cpu_kernel, packed = "grouped", cpu.grouped_weight(self.weight)
+        elif side == 3 and stride == 1 and not any(count % 32 for count in channels):
+            self.cpu_kernel, packed = "winograd", cpu.winograd_weight(self.weight)
+        elif self.in_channels % 4 == 0:  # of three channels oneDNN's are as fast
+            self.cpu_kernel, packed = "product", cpu.product_weight(self.weight)
+        if self.cpu_kernel is not None:
+            self.register_buffer("packed", packed, persistent=False)
+            if self.cpu_kernel != "grouped":  # which falls back on the weight itself
+                self.weight = self.weight.new_empty(0)
+
+    def _pointwise(self, x: Tensor) -> Tensor:
+        """A 1x1 convolution as the matrix product that it is where the channels are last: faster on a processor."""
+        # A frozen graph keeps the weights transposed, which the product reads faster.
+        out = torch.matmul(x.permute(0, 2, 3, 1), self.weight[:, :, 0, 0].t().contiguous())
+        return (out if self.bias is None else out + self.bias).permute(0, 3, 1, 2)
+
+
 class ConvNormAct(nn.Sequential):
     """A convolution without bias (child "0") and its normalization with activation (child "1").
 
     Args:
         in_channels: Channels of the input.
         out_channels: Channels of the output.
-        kernel: Side of the kernel, odd. Padding keeps the size where the stride is 1.
+        side: Side of the kernel, odd. Padding keeps the size where the stride is 1.
         stride: Stride.
         groups: Groups of the convolution.
         activation: "relu", "silu" or "none".
     """
 
-    cpu_kernels = False  # see `use_cpu_kernels`
-
     def __init__(
         self,
         in_channels: int,
         out_channels: int,
-        kernel: int = 1,
+        side: int = 1,
         stride: int = 1,
         groups: int = 1,
         activation: str = "none",
     ) -> None:
         super().__init__(
-            nn.Conv2d(in_channels, out_channels, kernel, stride, kernel // 2, groups=groups, bias=False),
+            Conv(in_channels, out_channels, side, stride, groups),
             GroupNormAct(out_channels, activation),
         )
-        self._is_pointwise = kernel == stride == groups == 1
-        self._is_grouped = in_channels == out_channels and groups > 1
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         """(B, in_channels, H, W) to (B, out_channels, H / stride, W / stride), sizes rounded up."""
         conv, norm = self
-        assert isinstance(conv, nn.Conv2d)
-        if self._is_pointwise and x.device.type == "cpu" and has_channels_last(x):
-            x = _pointwise(x, conv.weight)
-        elif self._is_grouped and self.cpu_kernels:
-            packed = cpu.packed_weight(conv.weight)  # a constant of a frozen graph
-            x = cpu.grouped_conv(x, conv.weight, packed, conv.stride[0])
-        else:
-            x = conv(x)
-        out: Tensor = norm(x, residual)
+        out: Tensor = norm(conv(x), residual)
         return out
 
 
 def has_channels_last(x: Tensor) -> bool:
     """Whether the channels are last in memory, and only so: of one pixel or one channel, both layouts are the same."""
     return not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
-
-
-def _pointwise(x: Tensor, weight: Tensor) -> Tensor:
-    """A 1x1 convolution as the matrix product that it is where the channels are last: faster on a processor."""
-    # A frozen graph keeps the weights transposed, which the product reads faster.
-    return torch.matmul(x.permute(0, 2, 3, 1), weight[:, :, 0, 0].t().contiguous()).permute(0, 3, 1, 2)
 
 
 class MaxPool(nn.MaxPool2d):
@@ -203,7 +240,9 @@ def use_cpu_kernels(net: nn.Module) -> None:
     """
     if cpu.available():
         for module in net.modules():
-            if isinstance(module, ConvNormAct | GroupNormAct | SqueezeExcitation):
+            if isinstance(module, Conv):
+                module.use_cpu_kernel()
+            elif isinstance(module, GroupNormAct | SqueezeExcitation):
                 module.cpu_kernels = True
 
 

@@ -5,14 +5,10 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from defm_rl.encoders.layers import ConvNormAct, GroupNormAct, MaxPool, init_convolutions
+from defm_rl.encoders.layers import Conv, ConvNormAct, GroupNormAct, MaxPool, init_convolutions
 from defm_rl.encoders.network import Backbone
 
 # Normalizations are called "bn" and the projection of the skip "downsample", as in the published checkpoints.
-
-
-def _conv(in_channels: int, out_channels: int, kernel: int, stride: int = 1) -> nn.Conv2d:
-    return nn.Conv2d(in_channels, out_channels, kernel, stride, kernel // 2, bias=False)
 
 
 class BasicBlock(nn.Module):
@@ -28,9 +24,9 @@ class BasicBlock(nn.Module):
 
     def __init__(self, in_channels: int, width: int, stride: int) -> None:
         super().__init__()
-        self.conv1 = _conv(in_channels, width, 3, stride)
+        self.conv1 = Conv(in_channels, width, 3, stride)
         self.bn1 = GroupNormAct(width, "relu")
-        self.conv2 = _conv(width, width, 3)
+        self.conv2 = Conv(width, width, 3)
         self.bn2 = GroupNormAct(width, "relu")
         self.downsample = _skip_projection(in_channels, width, stride)
 
@@ -55,11 +51,11 @@ class Bottleneck(nn.Module):
     def __init__(self, in_channels: int, width: int, stride: int) -> None:
         super().__init__()
         out_channels = width * self.expansion
-        self.conv1 = _conv(in_channels, width, 1)
+        self.conv1 = Conv(in_channels, width, 1)
         self.bn1 = GroupNormAct(width, "relu")
-        self.conv2 = _conv(width, width, 3, stride)
+        self.conv2 = Conv(width, width, 3, stride)
         self.bn2 = GroupNormAct(width, "relu")
-        self.conv3 = _conv(width, out_channels, 1)
+        self.conv3 = Conv(width, out_channels, 1)
         self.bn3 = GroupNormAct(out_channels, "relu")
         self.downsample = _skip_projection(in_channels, out_channels, stride)
 
@@ -105,7 +101,7 @@ class ResNet(Backbone):
 
     def __init__(self, config: ResNetConfig) -> None:
         super().__init__()
-        self.conv1 = _conv(3, 64, 7, stride=2)
+        self.conv1 = Conv(3, 64, 7, stride=2)
         self.bn1 = GroupNormAct(64, "relu")
         self.maxpool = MaxPool(3, stride=2, padding=1)
         channels = 64

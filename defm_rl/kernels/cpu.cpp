@@ -1,5 +1,6 @@
 // Operations of a frozen network on a processor, of float32 maps with the channels last: group normalization with
-// residual and activation, and squeeze and excitation, each one operation in place; convolutions in small groups.
+// residual and activation, and squeeze and excitation, each one operation in place; convolutions in small groups, and
+// 3x3 convolutions of all channels after Winograd.
 //
 // `cpu.py` builds this for the vector instructions that PyTorch itself uses on the machine.
 
@@ -14,6 +15,7 @@
 #include <cstdint>
 #include <cstring>
 #include <limits>
+#include <memory>
 #include <optional>
 #include <string>
 #include <type_traits>
@@ -403,7 +405,7 @@ Tensor grouped_conv(const Tensor& x, const Tensor& weight, const Tensor& packed,
   TORCH_CHECK((width == 1 ? packed.sizes() == at::IntArrayRef({side, side, channels})
                           : packed.sizes() == at::IntArrayRef({groups, side, side, width, width})) &&
                   packed.is_contiguous(),
-              "packed must be packed_weight(weight); got ", packed.sizes());
+              "packed must be grouped_weight(weight); got ", packed.sizes());
   const Tensor given = channels_last(x);
   const auto [convolve, most_products] = kernel_for(width, side);
   if (x.numel() / (stride * stride) * width * side * side > most_products) {
@@ -411,6 +413,299 @@ Tensor grouped_conv(const Tensor& x, const Tensor& weight, const Tensor& packed,
   }
   const Tensor out = grouped_conv_out(given, weight, packed, stride);
   convolve(given, packed, out, stride);
+  return out;
+}
+
+// Convolutions of all channels are products of matrices, whose right side is packed into panels of output channels.
+
+using Wide = float __attribute__((vector_size(4 * kLanes)));
+
+Wide load_wide(const float* from) {
+  Wide values;
+  std::memcpy(&values, from, sizeof values);
+  return values;
+}
+
+void store_wide(float* to, Wide values) { std::memcpy(to, &values, sizeof values); }
+
+constexpr int64_t kPanel = 2 * kLanes;         // output channels that are computed at a time
+constexpr int kRows = kLanes == 16 ? 12 : 6;  // whose sums of a panel fit into the registers
+constexpr int64_t kBlock = 36;                // rows that are in work together: what belongs to them stays in the cache
+
+// The first `vectors` vectors of a (rows, depth) matrix times a (depth, kPanel) one; `depth` is a multiple of four.
+template <int rows, int vectors>
+void multiply(const float* x, int64_t x_stride, const float* panel, int64_t depth, float* out, int64_t out_stride) {
+  // Enough sums at a time for additions not to wait for each other.
+  constexpr int splits = rows >= 4 ? 1 : rows >= 2 ? 2 : 4;
+  Wide sums[splits][rows][vectors] = {};
+  for (int64_t i = 0; i < depth; i += splits) {
+    for (int split = 0; split < splits; ++split, panel += kPanel) {
+      Wide factors[vectors];
+      for (int v = 0; v < vectors; ++v) factors[v] = load_wide(panel + v * kLanes);
+      for (int row = 0; row < rows; ++row) {
+        const float value = x[row * x_stride + i + split];
+        for (int v = 0; v < vectors; ++v) sums[split][row][v] += value * factors[v];
+      }
+    }
+  }
+#pragma GCC unroll 12  // else the sums would be in memory
+  for (int row = 0; row < rows; ++row) {
+#pragma GCC unroll 2
+    for (int v = 0; v < vectors; ++v) {
+      Wide sum = sums[0][row][v];
+#pragma GCC unroll 4
+      for (int split = 1; split < splits; ++split) sum += sums[split][row][v];
+      store_wide(out + row * out_stride + v * kLanes, sum);
+    }
+  }
+}
+
+// The same for up to kRows rows.
+template <int vectors = 2, int rows = kRows>
+void multiply_rows(int64_t count, const float* x, int64_t x_stride, const float* panel, int64_t depth, float* out,
+                   int64_t out_stride) {
+  if (count >= rows) return multiply<rows, vectors>(x, x_stride, panel, depth, out, out_stride);
+  if constexpr (rows > 1) multiply_rows<vectors, rows - 1>(count, x, x_stride, panel, depth, out, out_stride);
+}
+
+// Calls f(first row, rows, first panel, last panel) until every row has had every panel, on all threads.
+template <typename F>
+void for_each_block(int64_t rows, int64_t panels, F f) {
+  // A block is shared by its panels where there are fewer blocks than threads.
+  const int64_t blocks = at::divup(rows, kBlock);
+  const int64_t parts = std::min<int64_t>(panels, at::divup(at::get_num_threads(), blocks));
+  const int64_t part = at::divup(panels, parts);
+  at::parallel_for(0, blocks * parts, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t unit = begin; unit < end; ++unit) {
+      const int64_t row = unit / parts * kBlock, panel = unit % parts * part;
+      if (panel < panels) f(row, std::min(kBlock, rows - row), panel, std::min(panel + part, panels));
+    }
+  });
+}
+
+std::unique_ptr<float[]> scratch_of(int64_t size) { return std::unique_ptr<float[]>(new float[size]); }
+
+struct ProductConvolution {
+  const float *x, *weight, *bias;  // of the weight, see `product_weight`; the bias may be missing
+  float* out;
+  int64_t height, width, channels, out_height, out_width, out_channels, side, stride, depth;
+
+  // For `count` output pixels from the first, the channels of some panels.
+  void operator()(int64_t first, int64_t count, int64_t first_panel, int64_t last_panel) const {
+    const bool in_place = side == 1 && stride == 1 && depth == channels;
+    const auto scratch = scratch_of(in_place ? 0 : count * depth);
+    if (!in_place) {
+      for (int64_t i = 0; i < count; ++i) gather(first + i, scratch.get() + i * depth);
+    }
+    const float* rows = in_place ? x + first * channels : scratch.get();
+    for (int64_t panel = first_panel; panel < last_panel; ++panel) {
+      const float* factors = weight + panel * depth * kPanel;
+      const int64_t begin = panel * kPanel, used = std::min(kPanel, out_channels - begin);
+      for (int64_t i = 0; i < count; i += kRows) {
+        float* to = out + (first + i) * out_channels + begin;
+        if (used == kPanel) {
+          multiply_rows(count - i, rows + i * depth, depth, factors, depth, to, out_channels);
+          continue;
+        }
+        float results[kRows * kPanel];
+        const auto multiply_some = used > kLanes ? multiply_rows<2> : multiply_rows<1>;
+        multiply_some(count - i, rows + i * depth, depth, factors, depth, results, kPanel);
+        for (int64_t row = 0; row < std::min<int64_t>(kRows, count - i); ++row) {
+          std::memcpy(to + row * out_channels, results + row * kPanel, used * 4);
+        }
+      }
+    }
+    if (bias == nullptr) return;
+    const int64_t begin = first_panel * kPanel, end = std::min(last_panel * kPanel, out_channels);
+    for (int64_t i = first; i < first + count; ++i) {
+      for (int64_t c = begin; c < end; ++c) out[i * out_channels + c] += bias[c];
+    }
+  }
+
+  // What an output pixel sees, side by side, with zeros for the padding.
+  void gather(int64_t pixel, float* to) const {
+    const int64_t image = pixel / (out_height * out_width), place = pixel % (out_height * out_width);
+    const int64_t top = place / out_width * stride - side / 2, left = place % out_width * stride - side / 2;
+    const int64_t first = std::max<int64_t>(0, -left), last = std::min(side, width - left);
+    std::fill_n(to, depth, 0.0f);
+    for (int64_t i = std::max<int64_t>(0, -top); i < std::min(side, height - top); ++i) {
+      const float* from = x + ((image * height + top + i) * width + left + first) * channels;
+      std::memcpy(to + (i * side + first) * channels, from, (last - first) * channels * 4);
+    }
+  }
+};
+
+// A (K, C, side, side) weight as a matrix in panels: (K / p, side * side * C, p), where p is how many output channels
+// are computed at a time. Zeros fill the last panel, and the rows up to a multiple of four.
+Tensor product_weight(const Tensor& weight) {
+  TORCH_CHECK(weight.dim() == 4 && weight.size(2) == weight.size(3), "weight must be (K, C, side, side); got ",
+              weight.sizes());
+  const Tensor matrix = weight.permute({2, 3, 1, 0}).flatten(0, 2);
+  const int64_t depth = at::divup(matrix.size(0), 4) * 4, panels = at::divup(matrix.size(1), kPanel);
+  const Tensor padded = at::zeros({depth, panels * kPanel}, matrix.options());
+  padded.slice(0, 0, matrix.size(0)).slice(1, 0, matrix.size(1)).copy_(matrix);
+  return padded.reshape({depth, panels, kPanel}).transpose(0, 1).contiguous();
+}
+
+Tensor product_conv_out(const Tensor& x, const Tensor&, const std::optional<Tensor>&, int64_t out_channels, int64_t,
+                        int64_t stride) {
+  const auto extent = [&](int64_t side) { return (side - 1) / stride + 1; };
+  return at::empty({x.size(0), out_channels, extent(x.size(2)), extent(x.size(3))},
+                   x.options().memory_format(at::MemoryFormat::ChannelsLast));
+}
+
+Tensor product_conv(const Tensor& x, const Tensor& packed, const std::optional<Tensor>& bias, int64_t out_channels,
+                    int64_t side, int64_t stride) {
+  const Tensor given = channels_last(x);
+  const int64_t channels = x.size(1), depth = at::divup(side * side * channels, 4) * 4;
+  const int64_t panels = at::divup(out_channels, kPanel);
+  TORCH_CHECK(packed.sizes() == at::IntArrayRef({panels, depth, kPanel}) && packed.is_contiguous(),
+              "packed must be product_weight(weight) of a weight (", out_channels, ", ", channels, ", ", side, ", ",
+              side, "); got ", packed.sizes());
+  TORCH_CHECK(!bias || bias->numel() == out_channels, "bias must have ", out_channels, " numbers");
+  const Tensor out = product_conv_out(given, packed, bias, out_channels, side, stride);
+  const Tensor added = bias ? bias->contiguous() : Tensor();
+  if (out.numel() == 0) return out;
+  const ProductConvolution convolve{
+      given.data_ptr<float>(), packed.data_ptr<float>(), bias ? added.data_ptr<float>() : nullptr,
+      out.data_ptr<float>(),   x.size(2),                x.size(3),
+      channels,                out.size(2),              out.size(3),
+      out_channels,            side,                     stride,
+      depth};
+  for_each_block(out.numel() / out_channels, panels, convolve);
+  return out;
+}
+
+// Winograd's minimal 3x3 convolution F(2x2, 3x3) with padding 1 (Lavin & Gray 2015, arXiv 1509.09308): each tile of
+// 2x2 outputs takes 16 products for every pair of channels, in place of 36. A tile's 4x4 inputs become 16 numbers; for
+// each of these, the channels of all tiles are multiplied with a matrix; and 16 products become the 4 outputs.
+
+constexpr int64_t kPositions = 16;
+
+struct WinogradConvolution {
+  const float *x, *weight, *bias;  // of the weight, see `winograd_weight`; the bias may be missing
+  float* out;
+  int64_t height, width, channels, out_channels;
+
+  int64_t columns() const { return (width + 1) / 2; }
+  int64_t tiles_per_image() const { return (height + 1) / 2 * columns(); }
+
+  // Where the outputs of a tile begin.
+  struct Corner {
+    int64_t image, row, column;
+  };
+  Corner corner_of(int64_t tile) const {
+    return {tile / tiles_per_image(), tile % tiles_per_image() / columns() * 2, tile % columns() * 2};
+  }
+
+  // For `count` tiles from the first, the output channels of some panels.
+  void operator()(int64_t first, int64_t count, int64_t first_panel, int64_t last_panel) const {
+    const int64_t part = (last_panel - first_panel) * kPanel;
+    const auto scratch = scratch_of(channels + kPositions * count * (channels + part));
+    float *padding = scratch.get(), *inputs = padding + channels, *products = inputs + kPositions * count * channels;
+    std::fill_n(padding, channels, 0.0f);
+    for (int64_t t = 0; t < count; ++t) transform(corner_of(first + t), padding, inputs + t * channels, count * channels);
+    for (int64_t position = 0; position < kPositions; ++position) {
+      const float* rows = inputs + position * count * channels;
+      float* results = products + position * count * part;
+      for (int64_t panel = first_panel; panel < last_panel; ++panel, results += kPanel) {
+        const float* factors = weight + (position * (out_channels / kPanel) + panel) * channels * kPanel;
+        for (int64_t t = 0; t < count; t += kRows) {
+          multiply_rows(count - t, rows + t * channels, channels, factors, channels, results + t * part, part);
+        }
+      }
+    }
+    for (int64_t t = 0; t < count; ++t) {
+      transform_back(products + t * part, count * part, corner_of(first + t), first_panel * kPanel, part);
+    }
+  }
+
+  // The 16 numbers of a tile, `stride` apart, of every channel.
+  void transform(Corner corner, const float* padding, float* to, int64_t stride) const {
+    const float* pixels[4][4];
+    for (int64_t i = 0; i < 4; ++i) {
+      for (int64_t j = 0; j < 4; ++j) {
+        const int64_t row = corner.row - 1 + i, column = corner.column - 1 + j;
+        const bool inside = row >= 0 && row < height && column >= 0 && column < width;
+        pixels[i][j] = inside ? x + ((corner.image * height + row) * width + column) * channels : padding;
+      }
+    }
+    for (int64_t c = 0; c < channels; c += kLanes) {
+      Wide half[4][4];
+      for (int j = 0; j < 4; ++j) {
+        const Wide first = load_wide(pixels[0][j] + c), second = load_wide(pixels[1][j] + c);
+        const Wide third = load_wide(pixels[2][j] + c), fourth = load_wide(pixels[3][j] + c);
+        half[0][j] = first - third;
+        half[1][j] = second + third;
+        half[2][j] = third - second;
+        half[3][j] = second - fourth;
+      }
+      for (int i = 0; i < 4; ++i) {
+        float* row = to + 4 * i * stride + c;
+        store_wide(row, half[i][0] - half[i][2]);
+        store_wide(row + stride, half[i][1] + half[i][2]);
+        store_wide(row + 2 * stride, half[i][2] - half[i][1]);
+        store_wide(row + 3 * stride, half[i][1] - half[i][3]);
+      }
+    }
+  }
+
+  // From 16 products, `stride` apart, to a tile's outputs inside the image, of `part` channels from the first.
+  void transform_back(const float* products, int64_t stride, Corner corner, int64_t first, int64_t part) const {
+    const bool right = corner.column + 1 < width, below = corner.row + 1 < height;
+    float* top = out + ((corner.image * height + corner.row) * width + corner.column) * out_channels + first;
+    float* bottom = top + width * out_channels;
+    for (int64_t c = 0; c < part; c += kLanes) {
+      Wide half[2][4];
+      for (int j = 0; j < 4; ++j) {
+        const float* product = products + j * stride + c;
+        const Wide first_row = load_wide(product), second = load_wide(product + 4 * stride);
+        const Wide third = load_wide(product + 8 * stride), fourth = load_wide(product + 12 * stride);
+        half[0][j] = first_row + second + third;
+        half[1][j] = second - third - fourth;
+      }
+      const Wide added = bias == nullptr ? Wide{} : load_wide(bias + first + c);
+      const auto left_of = [&](const Wide* row) { return row[0] + row[1] + row[2] + added; };
+      const auto right_of = [&](const Wide* row) { return row[1] - row[2] - row[3] + added; };
+      store_wide(top + c, left_of(half[0]));
+      if (right) store_wide(top + out_channels + c, right_of(half[0]));
+      if (below) store_wide(bottom + c, left_of(half[1]));
+      if (right && below) store_wide(bottom + out_channels + c, right_of(half[1]));
+    }
+  }
+};
+
+// A (K, C, 3, 3) weight as the 16 matrices that tiles are multiplied with, in panels: (16, K / p, C, p), where p is how
+// many output channels are computed at a time.
+Tensor winograd_weight(const Tensor& weight) {
+  TORCH_CHECK(weight.dim() == 4 && weight.size(2) == 3 && weight.size(3) == 3 && weight.size(0) % 32 == 0 &&
+                  weight.size(1) % 32 == 0,
+              "weight must be (K, C, 3, 3), with K and C multiples of 32; got ", weight.sizes());
+  const double values[] = {1, 0, 0, 0.5, 0.5, 0.5, 0.5, -0.5, 0.5, 0, 0, 1};
+  const auto options = weight.options().dtype(at::kDouble);
+  const Tensor transform = at::from_blob(const_cast<double*>(values), {4, 3}, at::kDouble).to(options).clone();
+  const Tensor matrices = at::einsum("ih,kchw,jw->ijck", {transform, weight.to(at::kDouble), transform});
+  const int64_t channels = weight.size(1), panels = weight.size(0) / kPanel;
+  return matrices.reshape({kPositions, channels, panels, kPanel}).transpose(1, 2).to(at::kFloat).contiguous();
+}
+
+Tensor winograd_conv_out(const Tensor& x, const Tensor& packed, const std::optional<Tensor>&) {
+  return at::empty({x.size(0), packed.size(1) * packed.size(3), x.size(2), x.size(3)},
+                   x.options().memory_format(at::MemoryFormat::ChannelsLast));
+}
+
+Tensor winograd_conv(const Tensor& x, const Tensor& packed, const std::optional<Tensor>& bias) {
+  const Tensor given = channels_last(x);
+  TORCH_CHECK(packed.dim() == 4 && packed.size(0) == kPositions && packed.size(2) == x.size(1) &&
+                  packed.size(3) == kPanel && packed.is_contiguous(),
+              "packed must be winograd_weight(weight) of a weight for ", x.size(1), " channels; got ", packed.sizes());
+  const Tensor out = winograd_conv_out(given, packed, bias), added = bias ? bias->contiguous() : Tensor();
+  TORCH_CHECK(!bias || bias->numel() == out.size(1), "bias must have ", out.size(1), " numbers");
+  if (out.numel() == 0) return out;
+  const WinogradConvolution convolve{given.data_ptr<float>(), packed.data_ptr<float>(),
+                                     bias ? added.data_ptr<float>() : nullptr, out.data_ptr<float>(),
+                                     x.size(2), x.size(3), x.size(1), out.size(1)};
+  for_each_block(x.size(0) * convolve.tiles_per_image(), packed.size(1), convolve);
   return out;
 }
 
@@ -424,12 +719,21 @@ TORCH_LIBRARY(defm_rl, library) {
       "squeeze_excite_(Tensor(a!) x, Tensor weight1, Tensor bias1, Tensor weight2, Tensor bias2, str activation) "
       "-> Tensor(a!)");
   library.def("grouped_conv(Tensor x, Tensor weight, Tensor packed, int stride) -> Tensor");
+  library.def("product_weight(Tensor weight) -> Tensor");
+  library.def(
+      "product_conv(Tensor x, Tensor packed, Tensor? bias, int out_channels, int side, int stride) -> Tensor");
+  library.def("winograd_weight(Tensor weight) -> Tensor");
+  library.def("winograd_conv(Tensor x, Tensor packed, Tensor? bias=None) -> Tensor");
 }
 
 TORCH_LIBRARY_IMPL(defm_rl, CPU, library) {
   library.impl("group_norm_act_", TORCH_FN(group_norm_act_));
   library.impl("squeeze_excite_", TORCH_FN(squeeze_excite_));
   library.impl("grouped_conv", TORCH_FN(grouped_conv));
+  library.impl("product_weight", TORCH_FN(product_weight));
+  library.impl("product_conv", TORCH_FN(product_conv));
+  library.impl("winograd_weight", TORCH_FN(winograd_weight));
+  library.impl("winograd_conv", TORCH_FN(winograd_conv));
 }
 
 // Of tensors without data.
@@ -440,4 +744,10 @@ TORCH_LIBRARY_IMPL(defm_rl, Meta, library) {
   library.impl("squeeze_excite_", [](Tensor& x, const Tensor&, const Tensor&, const Tensor&, const Tensor&,
                                      c10::string_view) -> Tensor& { return x; });
   library.impl("grouped_conv", TORCH_FN(grouped_conv_out));
+  library.impl("product_weight", TORCH_FN(product_weight));
+  library.impl("product_conv", TORCH_FN(product_conv_out));
+  library.impl("winograd_weight", [](const Tensor& weight) {
+    return at::empty({kPositions, weight.size(0) / kPanel, weight.size(1), kPanel}, weight.options());
+  });
+  library.impl("winograd_conv", TORCH_FN(winograd_conv_out));
 }

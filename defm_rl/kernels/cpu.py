@@ -37,7 +37,7 @@ def available() -> bool:
     Building takes some ten seconds, once for each machine's instructions and PyTorch, in `$XDG_CACHE_HOME/defm_rl` or
     `~/.cache/defm_rl`.
     """
-    if hasattr(torch.ops.defm_rl, "grouped_conv"):  # a second registration would end the process
+    if hasattr(torch.ops.defm_rl, "winograd_conv"):  # a second registration would end the process
         return True
     if sys.platform != "linux":
         return False
@@ -94,7 +94,7 @@ def grouped_conv(x: Tensor, weight: Tensor, packed: Tensor, stride: int) -> Tens
     Args:
         x: (B, C, H, W), float32, fastest with the channels last.
         weight: (C, C / groups, side, side), side odd.
-        packed: The same in our order, from `packed_weight`.
+        packed: The same in our order, from `grouped_weight`.
         stride: Stride.
 
     Returns:
@@ -104,12 +104,59 @@ def grouped_conv(x: Tensor, weight: Tensor, packed: Tensor, stride: int) -> Tens
     return out
 
 
-def packed_weight(weight: Tensor) -> Tensor:
+def grouped_weight(weight: Tensor) -> Tensor:
     """(C, width, side, side) to (C / width, side, side, in, out); of a depthwise convolution, to (side, side, C)."""
     width = weight.shape[1]
     if width == 1:
         return weight[:, 0].permute(1, 2, 0).contiguous()
     return weight.unflatten(0, (-1, width)).permute(0, 3, 4, 2, 1).contiguous()
+
+
+def product_conv(x: Tensor, packed: Tensor, bias: Tensor | None, out_channels: int, side: int, stride: int) -> Tensor:
+    """A convolution padded by half its side, as a product of matrices, where `available()`. No gradients.
+
+    Args:
+        x: (B, C, H, W), float32, fastest with the channels last.
+        packed: From `product_weight`.
+        bias: (K,), added.
+        out_channels: K.
+        side: Side of the kernel, odd.
+        stride: Stride.
+
+    Returns:
+        (B, K, H / stride, W / stride), sizes rounded up, channels last.
+    """
+    out: Tensor = torch.ops.defm_rl.product_conv(x, packed, bias, out_channels, side, stride)
+    return out
+
+
+def product_weight(weight: Tensor) -> Tensor:
+    """(K, C, side, side) in the order that `product_conv` reads it in on this machine."""
+    packed: Tensor = torch.ops.defm_rl.product_weight(weight)
+    return packed
+
+
+def winograd_conv(x: Tensor, packed: Tensor, bias: Tensor | None) -> Tensor:
+    """A 3x3 convolution padded by 1 with less than half the products, where `available()`. No gradients.
+
+    After Winograd, in tiles of 2x2 pixels (Lavin & Gray 2015, arXiv 1509.09308).
+
+    Args:
+        x: (B, C, H, W), float32, fastest with the channels last.
+        packed: From `winograd_weight`.
+        bias: (K,), added.
+
+    Returns:
+        (B, K, H, W), channels last.
+    """
+    out: Tensor = torch.ops.defm_rl.winograd_conv(x, packed, bias)
+    return out
+
+
+def winograd_weight(weight: Tensor) -> Tensor:
+    """(K, C, 3, 3), K and C multiples of 32, to the 16 K x C numbers that `winograd_conv` takes on this machine."""
+    packed: Tensor = torch.ops.defm_rl.winograd_weight(weight)
+    return packed
 
 
 def _flags() -> list[str]:

@@ -1,8 +1,10 @@
 """The operations for processors, of every set of instructions, against float64; where they cannot be built."""
 
+import contextlib
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
 
@@ -10,6 +12,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from composed import ACTIVATIONS, expected_of
+from torch import Tensor
 
 from defm_rl import DepthEncoder
 from defm_rl.kernels import cpu
@@ -35,15 +38,23 @@ def needs_compiler() -> None:
         pytest.skip("no C++ compiler, or not Linux")
 
 
+@contextlib.contextmanager
+def threads_set_to(number: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format])
 @pytest.mark.parametrize("threads", [1, 2])
 def test_group_normalization(shape: tuple[int, ...], layout: torch.memory_format, threads: int) -> None:
     needs_compiler()
     *size, groups = shape
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
+    with threads_set_to(threads):
         for activation, with_residual in product(ACTIVATIONS, [False, True]):
             x = torch.randn(size) + 1.0
             weight, bias = torch.randn(2, size[1])
@@ -53,8 +64,6 @@ def test_group_normalization(shape: tuple[int, ...], layout: torch.memory_format
             out = cpu.group_norm_act_(given, groups, weight, bias, 1e-5, activation, residual)
             assert out is given or out.data_ptr() == given.data_ptr()
             torch.testing.assert_close(given.double(), expected, rtol=1e-5, atol=1e-5)
-    finally:
-        torch.set_num_threads(before)
 
 
 def test_a_mean_that_is_large_beside_the_deviation_costs_no_more_digits_than_in_pytorch() -> None:
@@ -94,9 +103,59 @@ def test_grouped_convolution(
     x = torch.randn(2, groups * width, *size).contiguous(memory_format=layout)
     weight = torch.randn(groups * width, width, side, side) / (side * width**0.5)
     expected = F.conv2d(x.double(), weight.double(), None, stride, side // 2, 1, groups)
-    out = cpu.grouped_conv(x, weight, cpu.packed_weight(weight), stride)
+    out = cpu.grouped_conv(x, weight, cpu.grouped_weight(weight), stride)
     assert out.is_contiguous(memory_format=torch.channels_last)
     torch.testing.assert_close(out.double(), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("side", [1, 3, 7])
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("size", [(1, 1), (2, 2), (5, 9), (33, 20)], ids=str)
+@pytest.mark.parametrize("channels", [(3, 64), (52, 40), (64, 17)], ids=str)
+@pytest.mark.parametrize("threads", [1, 2])
+def test_convolution_as_a_product(
+    side: int, stride: int, size: tuple[int, int], channels: tuple[int, int], threads: int
+) -> None:
+    needs_compiler()
+    x, bias = torch.randn(3, channels[0], *size), torch.randn(channels[1])
+    weight = torch.randn(channels[1], channels[0], side, side) / (side * channels[0] ** 0.5)
+    with threads_set_to(threads):
+        for layout, added in product([torch.channels_last, torch.contiguous_format], [None, bias]):
+            given, packed = x.contiguous(memory_format=layout), cpu.product_weight(weight)
+            out = cpu.product_conv(given, packed, added, channels[1], side, stride)
+            assert out.is_contiguous(memory_format=torch.channels_last)
+            assert_convolved(out, x, weight, added, stride)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2, 2), (3, 4), (7, 9), (32, 21)], ids=str)
+@pytest.mark.parametrize("channels", [(32, 32), (64, 96), (160, 32)], ids=str)
+@pytest.mark.parametrize("images", [1, 5])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_convolution_after_winograd(
+    size: tuple[int, int], channels: tuple[int, int], images: int, threads: int
+) -> None:
+    needs_compiler()
+    x, bias = torch.randn(images, channels[0], *size), torch.randn(channels[1])
+    weight = torch.randn(channels[1], channels[0], 3, 3) / (3 * channels[0] ** 0.5)
+    with threads_set_to(threads):
+        for layout, added in product([torch.channels_last, torch.contiguous_format], [None, bias]):
+            out = cpu.winograd_conv(x.contiguous(memory_format=layout), cpu.winograd_weight(weight), added)
+            assert out.is_contiguous(memory_format=torch.channels_last)
+            assert_convolved(out, x, weight, added, 1)
+
+
+def test_a_convolution_after_winograd_costs_no_digits_beside_pytorchs() -> None:
+    needs_compiler()
+    x, weight = torch.randn(2, 256, 12, 20), torch.randn(256, 256, 3, 3) / 48.0
+    exact = F.conv2d(x.double(), weight.double(), None, 1, 1)
+    pytorchs = (F.conv2d(x, weight, None, 1, 1) - exact).square().mean().sqrt()
+    ours = (cpu.winograd_conv(x, cpu.winograd_weight(weight), None) - exact).square().mean().sqrt()
+    assert ours <= 2.0 * pytorchs
+
+
+def assert_convolved(out: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, stride: int) -> None:
+    exact = F.conv2d(x.double(), weight.double(), None if bias is None else bias.double(), stride, weight.shape[2] // 2)
+    torch.testing.assert_close(out.double(), exact, rtol=1e-5, atol=1e-5)
 
 
 def test_empty_batches_stay_empty() -> None:
@@ -104,7 +163,10 @@ def test_empty_batches_stay_empty() -> None:
     x, ones, weight = torch.empty(0, 8, 3, 3), torch.ones(8), torch.ones(8, 8, 3, 3)
     assert cpu.group_norm_act_(x, 2, ones, ones, 1e-5, "relu", None).shape == x.shape
     assert cpu.squeeze_excite_(x, torch.ones(8, 2), ones[:2], torch.ones(2, 8), ones, "relu").shape == x.shape
-    assert cpu.grouped_conv(x, weight, cpu.packed_weight(weight), 2).shape == (0, 8, 2, 2)
+    assert cpu.grouped_conv(x, weight, cpu.grouped_weight(weight), 2).shape == (0, 8, 2, 2)
+    assert cpu.product_conv(x, cpu.product_weight(weight), None, 8, 3, 2).shape == (0, 8, 2, 2)
+    x, weight = torch.empty(0, 32, 3, 3), torch.ones(64, 32, 3, 3)
+    assert cpu.winograd_conv(x, cpu.winograd_weight(weight), None).shape == (0, 64, 3, 3)
 
 
 def test_what_does_not_fit_is_refused() -> None:
@@ -117,32 +179,50 @@ def test_what_does_not_fit_is_refused() -> None:
     with pytest.raises(RuntimeError, match="shape must be that of x"):
         cpu.group_norm_act_(x, 2, ones, ones, 1e-5, "none", torch.ones(1, 8, 1, 1))
     weight = torch.ones(8, 4, 3, 3)
-    with pytest.raises(RuntimeError, match=r"packed must be packed_weight\(weight\)"):
+    with pytest.raises(RuntimeError, match=r"packed must be grouped_weight\(weight\)"):
         cpu.grouped_conv(x, weight, weight, 1)
     with pytest.raises(RuntimeError, match=r"weight must be \(16, width, side, side\)"):
         cpu.grouped_conv(torch.ones(1, 16, 2, 2), weight, weight, 1)
+    with pytest.raises(RuntimeError, match=r"product_weight\(weight\) of a weight \(8, 8, 3, 3\)"):
+        cpu.product_conv(x, weight, None, 8, 3, 1)
+    with pytest.raises(RuntimeError, match="bias must have 8 numbers"):
+        cpu.product_conv(x[:, :4], cpu.product_weight(weight), ones[:3], 8, 3, 1)
+    with pytest.raises(RuntimeError, match=r"K and C multiples of 32; got \[8, 4, 3, 3\]"):
+        cpu.winograd_weight(weight)
+    with pytest.raises(RuntimeError, match=r"winograd_weight\(weight\) of a weight for 8 channels"):
+        cpu.winograd_conv(x, cpu.winograd_weight(torch.ones(32, 32, 3, 3)), None)
+    with pytest.raises(RuntimeError, match="bias must have 32 numbers"):
+        cpu.winograd_conv(torch.ones(1, 32, 2, 2), cpu.winograd_weight(torch.ones(32, 32, 3, 3)), ones)
     with pytest.raises(RuntimeError, match="float32"):
         cpu.group_norm_act_(x.double(), 2, ones, ones, 1e-5, "none", None)
 
 
-@pytest.mark.parametrize("name", ["defm_regnet_y_400mf", "defm_efficientnet_b0"])
+@pytest.mark.parametrize(
+    ("name", "operations"),
+    [
+        ("defm_regnet_y_400mf", {"grouped_conv", "product_conv", "squeeze_excite_"}),
+        ("defm_efficientnet_b0", {"grouped_conv", "product_conv", "squeeze_excite_"}),
+        ("defm_resnet18", {"product_conv", "winograd_conv"}),
+        ("defm_resnet50", {"product_conv", "winograd_conv"}),
+    ],
+)
 @pytest.mark.parametrize("features", ["global", "P3"])
-def test_encoders_use_them_and_give_the_same_features(name: str, features: str) -> None:
+def test_encoders_use_them_and_give_the_same_features(name: str, operations: set[str], features: str) -> None:
     needs_compiler()
     depth = torch.rand(3, 64, 96, generator=torch.Generator().manual_seed(0)) * 5.0
     encoder = DepthEncoder(name, weights="random", features=features)
     torch.testing.assert_close(encoder.encode(depth), encoder(depth), rtol=1e-4, atol=1e-4)
     assert encoder._runner is not None
     (graph,) = encoder._runner._graphs.values()  # type: ignore[attr-defined]
-    assert "defm_rl::group_norm_act_" in str(graph.graph)
-    assert "defm_rl::squeeze_excite_" in str(graph.graph)
-    assert "aten::group_norm" not in str(graph.graph)
+    kinds = {node.kind() for node in graph.graph.nodes()}
+    assert kinds >= {f"defm_rl::{operation}" for operation in operations | {"group_norm_act_"}}
+    assert "aten::group_norm" not in kinds
 
 
 @pytest.mark.parametrize("capability", ["avx2", "default"])
 def test_every_set_of_instructions(capability: str, tmp_path: Path) -> None:
     needs_compiler()
-    tests = "test_group_normalization or test_squeeze_and_excitation or test_grouped_convolution"
+    tests = "test_group_normalization or test_squeeze_and_excitation or convolution"
     command = ["-m", "pytest", "-q", "-p", "no:cacheprovider", __file__, "-k", tests]
     output = run(*command, ATEN_CPU_CAPABILITY=capability, XDG_CACHE_HOME=str(tmp_path))
     assert "skipped" not in output
