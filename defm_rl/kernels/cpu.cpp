@@ -345,32 +345,54 @@ struct DepthwiseConvolution {
 
   // `x` is the image, `out` the row.
   void operator()(const float* x, float* out, int64_t row) const {
-    const int64_t top = row * stride - side / 2;
-    const int64_t first_row = std::max<int64_t>(0, -top), last_row = std::min(side, height - top);
-    for (int64_t column = 0; column < out_width; ++column) {
+    int64_t column = 0;
+    while (column < out_width) {
       const int64_t left = column * stride - side / 2;
-      const int64_t first_column = std::max<int64_t>(0, -left), last_column = std::min(side, x_width - left);
-      const auto sum = [&](auto count, int64_t c, int64_t lanes) {
-        constexpr int vectors = decltype(count)::value;
-        Vec sums[vectors];
-        for (int v = 0; v < vectors; ++v) sums[v] = Vec(0.0f);
-        for (int64_t i = first_row; i < last_row; ++i) {
-          for (int64_t j = first_column; j < last_column; ++j) {
-            const float* input = x + ((top + i) * x_width + left + j) * channels + c;
-            const float* factors = weight + (i * side + j) * channels + c;
-            for (int v = 0; v < vectors; ++v) {
-              sums[v] = at::vec::fmadd(Vec::loadu(input + v * kLanes, lanes), Vec::loadu(factors + v * kLanes, lanes),
-                                       sums[v]);
+      const bool inside = left >= 0 && left + 3 * stride + side <= x_width && column + 4 <= out_width;
+      if (inside) {
+        pixels<4, 2>(x, out, row, column);
+      } else {
+        pixels<1, 4>(x, out, row, column);
+      }
+      column += inside ? 4 : 1;
+    }
+  }
+
+  // Pixels side by side, of which all see no padding on the left and on the right if they are more than one. Several
+  // sums at a time: additions do not wait for each other, and a weight is loaded once for all pixels.
+  template <int count, int vectors>
+  void pixels(const float* x, float* out, int64_t row, int64_t column) const {
+    const int64_t top = row * stride - side / 2, left = column * stride - side / 2;
+    const int64_t first_row = std::max<int64_t>(0, -top), last_row = std::min(side, height - top);
+    const int64_t first_column = std::max<int64_t>(0, -left), last_column = std::min(side, x_width - left);
+    const auto sum = [&](auto constant, int64_t c, int64_t lanes) {
+      constexpr int width = decltype(constant)::value;
+      Vec sums[count][width];
+      for (int p = 0; p < count; ++p) {
+        for (int v = 0; v < width; ++v) sums[p][v] = Vec(0.0f);
+      }
+      for (int64_t i = first_row; i < last_row; ++i) {
+        for (int64_t j = first_column; j < last_column; ++j) {
+          const float* input = x + ((top + i) * x_width + left + j) * channels + c;
+          const float* factors = weight + (i * side + j) * channels + c;
+          for (int v = 0; v < width; ++v) {
+            const Vec factor = Vec::loadu(factors + v * kLanes, lanes);
+            for (int p = 0; p < count; ++p) {
+              const Vec value = Vec::loadu(input + p * stride * channels + v * kLanes, lanes);
+              sums[p][v] = at::vec::fmadd(value, factor, sums[p][v]);
             }
           }
         }
-        for (int v = 0; v < vectors; ++v) sums[v].store(out + column * channels + c + v * kLanes, lanes);
-      };
-      // Several vectors at a time for additions not to wait for each other.
-      int64_t c = 0;
-      for (; c + 4 * kLanes <= channels; c += 4 * kLanes) sum(std::integral_constant<int, 4>(), c, kLanes);
-      for (; c < channels; c += kLanes) sum(std::integral_constant<int, 1>(), c, std::min(kLanes, channels - c));
+      }
+      for (int p = 0; p < count; ++p) {
+        for (int v = 0; v < width; ++v) sums[p][v].store(out + (column + p) * channels + c + v * kLanes, lanes);
+      }
+    };
+    int64_t c = 0;
+    for (; c + vectors * kLanes <= channels; c += vectors * kLanes) {
+      sum(std::integral_constant<int, vectors>(), c, kLanes);
     }
+    for (; c < channels; c += kLanes) sum(std::integral_constant<int, 1>(), c, std::min(kLanes, channels - c));
   }
 };
 
@@ -399,7 +421,7 @@ using Convolve = void (*)(const Tensor&, const Tensor&, const Tensor&, int64_t);
 std::pair<Convolve, int64_t> kernel_for(int64_t width, int64_t side) {
   constexpr bool avx512 = kLanes == 16;
   constexpr int64_t always = std::numeric_limits<int64_t>::max();
-  if (width == 1) return {convolve_channels, avx512 ? 2'200'000 : 9'000'000};
+  if (width == 1) return {convolve_channels, avx512 ? 2'200'000 : always};
   if (width == 8 && side == 3) return {convolve_groups<8>, avx512 ? 6'000'000 : always};
   if (width == 16 && side == 3) return {convolve_groups<16>, avx512 ? 6'000'000 : always};
   if (width == 24 && side == 3) return {convolve_groups<24>, avx512 ? always : 6'000'000};
