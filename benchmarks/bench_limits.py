@@ -25,7 +25,7 @@ SMALLEST = (1, 32, 32)
 class Traffic(TorchDispatchMode):
     """Counts operations, and the bytes that they read and write; views cost nothing.
 
-    And the arithmetic that convolutions after Winograd do without, in FLOP.
+    And the arithmetic that 3x3 convolutions do without, in FLOP.
     """
 
     def __init__(self) -> None:
@@ -43,10 +43,10 @@ class Traffic(TorchDispatchMode):
         if not is_view:
             self.operations += 1
             self.bytes += sum(x.nbytes for x in read + written)
-        if func is torch.ops.defm_rl.winograd_conv.default:
-            (out,), channels = written, args[0].shape[1]
-            tiles = len(out) * -(-out.shape[2] // 2) * -(-out.shape[3] // 2)
-            self.saved_flop += 2 * channels * (9 * out.numel() - 16 * tiles * out.shape[1])
+        if func is torch.ops.defm_rl.conv3x3.default:
+            (out,), channels, (height, width) = written, args[0].shape[1], args[0].shape[2:]
+            products = min(16 * -(-height // 2) * -(-width // 2), (3 * height - 2) * (3 * width - 2))
+            self.saved_flop += 2 * channels * out.shape[1] * len(out) * (9 * height * width - products)
         return result
 
 

@@ -59,7 +59,7 @@ class DepthEncoder(nn.Module):
         precision: What the network computes in: "float32", "bfloat16" or "float16". Weights, the depth's normalization
             and the features that come out are in float32 whatever it is.
         compile: How the network runs. "auto": on a CPU as a traced graph with a share of the batch on every core where
-            all is frozen, for RegNetY and EfficientNet with C++ kernels, which are built when they are first needed,
+            all is frozen, for the CNNs with C++ kernels, which are built when they are first needed,
             where there is a compiler (some ten seconds); elsewhere operation by operation. "inductor": compiled by
             `torch.compile`, with CUDA graphs on a GPU in `encode`, which takes some time for every new size of batch
             and images. "off": operation by operation everywhere.

@@ -109,6 +109,7 @@ class Conv(nn.Conv2d):
 
     cpu_kernel: str | None = None  # see `use_cpu_kernels`
     packed: Tensor  # the weight as this kernel takes it
+    winograds: Tensor  # and as that for 3x3 takes it too
 
     def __init__(
         self, in_channels: int, out_channels: int, side: int, stride: int = 1, groups: int = 1, *, bias: bool = False
@@ -120,8 +121,8 @@ class Conv(nn.Conv2d):
         side, stride = self.kernel_size[0], self.stride[0]
         if self.cpu_kernel == "grouped":
             return cpu.grouped_conv(x, self.weight, self.packed, stride)
-        if self.cpu_kernel == "winograd":
-            return cpu.winograd_conv(x, self.packed, self.bias)
+        if self.cpu_kernel == "3x3":
+            return cpu.conv3x3(x, self.winograds, self.packed, self.bias)
         if self.cpu_kernel == "product":
             return cpu.product_conv(x, self.packed, self.bias, self.out_channels, side, stride)
         if side == stride == self.groups == 1 and x.device.type == "cpu" and has_channels_last(x):
@@ -130,18 +131,18 @@ class Conv(nn.Conv2d):
 
     def use_cpu_kernel(self) -> None:
         """Packs a frozen weight for the kernel of `defm_rl.kernels.cpu` that is fastest here, if there is one."""
-        side, stride, channels = self.kernel_size[0], self.stride[0], (self.in_channels, self.out_channels)
+        channels, weight = (self.in_channels, self.out_channels), self.weight
         if self.groups > 1:
             if self.in_channels == self.out_channels and self.bias is None:
-                self.cpu_kernel, packed = "grouped", cpu.grouped_weight(self.weight)
-        elif side == 3 and stride == 1 and not any(count % 32 for count in channels):
-            self.cpu_kernel, packed = "winograd", cpu.winograd_weight(self.weight)
+                self.cpu_kernel = "grouped"
+                self.register_buffer("packed", cpu.grouped_weight(weight), persistent=False)
         elif self.in_channels % 4 == 0:  # of three channels oneDNN's are as fast
-            self.cpu_kernel, packed = "product", cpu.product_weight(self.weight)
-        if self.cpu_kernel is not None:
-            self.register_buffer("packed", packed, persistent=False)
-            if self.cpu_kernel != "grouped":  # which falls back on the weight itself
-                self.weight = self.weight.new_empty(0)
+            self.cpu_kernel = "product"
+            self.register_buffer("packed", cpu.product_weight(weight), persistent=False)
+            if self.kernel_size[0] == 3 and self.stride[0] == 1 and not any(count % 32 for count in channels):
+                self.cpu_kernel = "3x3"
+                self.register_buffer("winograds", cpu.winograd_weight(weight), persistent=False)
+            self.weight = weight.new_empty(0)
 
     def _pointwise(self, x: Tensor) -> Tensor:
         """A 1x1 convolution as the matrix product that it is where the channels are last: faster on a processor."""

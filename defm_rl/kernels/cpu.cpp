@@ -1,6 +1,6 @@
 // Operations of a frozen network on a processor, of float32 maps with the channels last: group normalization with
-// residual and activation, and squeeze and excitation, each one operation in place; convolutions in small groups, and
-// 3x3 convolutions of all channels after Winograd.
+// residual and activation, and squeeze and excitation, each one operation in place; and convolutions, in groups, as
+// products of matrices, and after Winograd.
 //
 // `cpu.py` builds this for the vector instructions that PyTorch itself uses on the machine.
 
@@ -250,6 +250,13 @@ Tensor& squeeze_excite_(Tensor& x, const Tensor& weight1, const Tensor& bias1, c
   return x;
 }
 
+// What a convolution of `x` that is padded by half its side will be written to.
+Tensor convolved(const Tensor& x, int64_t out_channels, int64_t stride) {
+  const auto extent = [&](int64_t side) { return (side - 1) / stride + 1; };
+  return at::empty({x.size(0), out_channels, extent(x.size(2)), extent(x.size(3))},
+                   x.options().memory_format(at::MemoryFormat::ChannelsLast));
+}
+
 // Eight channels. Compilers make of it what the processor has.
 using Eight = float __attribute__((vector_size(32)));
 
@@ -409,9 +416,7 @@ void convolve_channels(const Tensor& x, const Tensor& packed, const Tensor& out,
 }
 
 Tensor grouped_conv_out(const Tensor& x, const Tensor&, const Tensor&, int64_t stride) {
-  const auto extent = [&](int64_t side) { return (side - 1) / stride + 1; };
-  return at::empty({x.size(0), x.size(1), extent(x.size(2)), extent(x.size(3))},
-                   x.options().memory_format(at::MemoryFormat::ChannelsLast));
+  return convolved(x, x.size(1), stride);
 }
 
 using Convolve = void (*)(const Tensor&, const Tensor&, const Tensor&, int64_t);
@@ -462,19 +467,29 @@ constexpr int64_t kPanel = 2 * kLanes;         // output channels that are compu
 constexpr int kRows = kLanes == 16 ? 12 : 6;  // whose sums of a panel fit into the registers
 constexpr int64_t kBlock = 36;                // rows that are in work together: what belongs to them stays in the cache
 
-// The first `vectors` vectors of a (rows, depth) matrix times a (depth, kPanel) one; `depth` is a multiple of four.
+// A factor of a sum of products: where its left side begins, and where its right side does.
+struct Factors {
+  const float *x, *panel;
+};
+
+// The sum of some (rows, depth) matrices each times the first `vectors` vectors of a (depth, kPanel) one; `depth` is a
+// multiple of four.
 template <int rows, int vectors>
-void multiply(const float* x, int64_t x_stride, const float* panel, int64_t depth, float* out, int64_t out_stride) {
+void multiply(const Factors* factors, int64_t products, int64_t x_stride, int64_t depth, float* out,
+              int64_t out_stride) {
   // Enough sums at a time for additions not to wait for each other.
   constexpr int splits = rows >= 4 ? 1 : rows >= 2 ? 2 : 4;
   Wide sums[splits][rows][vectors] = {};
-  for (int64_t i = 0; i < depth; i += splits) {
-    for (int split = 0; split < splits; ++split, panel += kPanel) {
-      Wide factors[vectors];
-      for (int v = 0; v < vectors; ++v) factors[v] = load_wide(panel + v * kLanes);
-      for (int row = 0; row < rows; ++row) {
-        const float value = x[row * x_stride + i + split];
-        for (int v = 0; v < vectors; ++v) sums[split][row][v] += value * factors[v];
+  for (int64_t product = 0; product < products; ++product) {
+    const float *x = factors[product].x, *panel = factors[product].panel;
+    for (int64_t i = 0; i < depth; i += splits) {
+      for (int split = 0; split < splits; ++split, panel += kPanel) {
+        Wide right[vectors];
+        for (int v = 0; v < vectors; ++v) right[v] = load_wide(panel + v * kLanes);
+        for (int row = 0; row < rows; ++row) {
+          const float left = x[row * x_stride + i + split];
+          for (int v = 0; v < vectors; ++v) sums[split][row][v] += left * right[v];
+        }
       }
     }
   }
@@ -490,12 +505,14 @@ void multiply(const float* x, int64_t x_stride, const float* panel, int64_t dept
   }
 }
 
-// The same for up to kRows rows.
+// The same for `count` rows, but kRows at the most.
 template <int vectors = 2, int rows = kRows>
-void multiply_rows(int64_t count, const float* x, int64_t x_stride, const float* panel, int64_t depth, float* out,
-                   int64_t out_stride) {
-  if (count >= rows) return multiply<rows, vectors>(x, x_stride, panel, depth, out, out_stride);
-  if constexpr (rows > 1) multiply_rows<vectors, rows - 1>(count, x, x_stride, panel, depth, out, out_stride);
+void multiply_rows(int64_t count, const Factors* factors, int64_t products, int64_t x_stride, int64_t depth,
+                   float* out, int64_t out_stride) {
+  if (count >= rows) return multiply<rows, vectors>(factors, products, x_stride, depth, out, out_stride);
+  if constexpr (rows > 1) {
+    multiply_rows<vectors, rows - 1>(count, factors, products, x_stride, depth, out, out_stride);
+  }
 }
 
 // Calls f(first row, rows, first panel, last panel) until every row has had every panel, on all threads.
@@ -515,6 +532,17 @@ void for_each_block(int64_t rows, int64_t panels, F f) {
 
 std::unique_ptr<float[]> scratch_of(int64_t size) { return std::unique_ptr<float[]>(new float[size]); }
 
+// Of some pixels, to the channels of some panels; the bias may be missing.
+void add_bias(const float* bias, float* out, int64_t pixels, int64_t channels, int64_t first_panel,
+              int64_t last_panel) {
+  if (bias == nullptr) return;
+  for (int64_t i = 0; i < pixels; ++i) {
+    for (int64_t c = first_panel * kPanel; c < std::min(last_panel * kPanel, channels); ++c) {
+      out[i * channels + c] += bias[c];
+    }
+  }
+}
+
 struct ProductConvolution {
   const float *x, *weight, *bias;  // of the weight, see `product_weight`; the bias may be missing
   float* out;
@@ -529,27 +557,23 @@ struct ProductConvolution {
     }
     const float* rows = in_place ? x + first * channels : scratch.get();
     for (int64_t panel = first_panel; panel < last_panel; ++panel) {
-      const float* factors = weight + panel * depth * kPanel;
       const int64_t begin = panel * kPanel, used = std::min(kPanel, out_channels - begin);
       for (int64_t i = 0; i < count; i += kRows) {
+        const Factors factors{rows + i * depth, weight + panel * depth * kPanel};
         float* to = out + (first + i) * out_channels + begin;
         if (used == kPanel) {
-          multiply_rows(count - i, rows + i * depth, depth, factors, depth, to, out_channels);
+          multiply_rows(count - i, &factors, 1, depth, depth, to, out_channels);
           continue;
         }
         float results[kRows * kPanel];
         const auto multiply_some = used > kLanes ? multiply_rows<2> : multiply_rows<1>;
-        multiply_some(count - i, rows + i * depth, depth, factors, depth, results, kPanel);
+        multiply_some(count - i, &factors, 1, depth, depth, results, kPanel);
         for (int64_t row = 0; row < std::min<int64_t>(kRows, count - i); ++row) {
           std::memcpy(to + row * out_channels, results + row * kPanel, used * 4);
         }
       }
     }
-    if (bias == nullptr) return;
-    const int64_t begin = first_panel * kPanel, end = std::min(last_panel * kPanel, out_channels);
-    for (int64_t i = first; i < first + count; ++i) {
-      for (int64_t c = begin; c < end; ++c) out[i * out_channels + c] += bias[c];
-    }
+    add_bias(bias, out + first * out_channels, count, out_channels, first_panel, last_panel);
   }
 
   // What an output pixel sees, side by side, with zeros for the padding.
@@ -579,9 +603,7 @@ Tensor product_weight(const Tensor& weight) {
 
 Tensor product_conv_out(const Tensor& x, const Tensor&, const std::optional<Tensor>&, int64_t out_channels, int64_t,
                         int64_t stride) {
-  const auto extent = [&](int64_t side) { return (side - 1) / stride + 1; };
-  return at::empty({x.size(0), out_channels, extent(x.size(2)), extent(x.size(3))},
-                   x.options().memory_format(at::MemoryFormat::ChannelsLast));
+  return convolved(x, out_channels, stride);
 }
 
 Tensor product_conv(const Tensor& x, const Tensor& packed, const std::optional<Tensor>& bias, int64_t out_channels,
@@ -639,9 +661,10 @@ struct WinogradConvolution {
       const float* rows = inputs + position * count * channels;
       float* results = products + position * count * part;
       for (int64_t panel = first_panel; panel < last_panel; ++panel, results += kPanel) {
-        const float* factors = weight + (position * (out_channels / kPanel) + panel) * channels * kPanel;
+        const float* matrix = weight + (position * (out_channels / kPanel) + panel) * channels * kPanel;
         for (int64_t t = 0; t < count; t += kRows) {
-          multiply_rows(count - t, rows + t * channels, channels, factors, channels, results + t * part, part);
+          const Factors factors{rows + t * channels, matrix};
+          multiply_rows(count - t, &factors, 1, channels, channels, results + t * part, part);
         }
       }
     }
@@ -719,23 +742,62 @@ Tensor winograd_weight(const Tensor& weight) {
   return matrices.reshape({kPositions, channels, panels, kPanel}).transpose(1, 2).to(at::kFloat).contiguous();
 }
 
-Tensor winograd_conv_out(const Tensor& x, const Tensor& packed, const std::optional<Tensor>&) {
-  return at::empty({x.size(0), packed.size(1) * packed.size(3), x.size(2), x.size(3)},
-                   x.options().memory_format(at::MemoryFormat::ChannelsLast));
+// A 3x3 convolution with padding 1 of small maps, pixel by pixel for many images at once: it leaves out the padding,
+// which would be most of the products.
+struct SmallMapConvolution {
+  const float *x, *weight, *bias;  // of the weight, see `product_weight`; the bias may be missing
+  float* out;
+  int64_t height, width, channels, out_channels;
+
+  // For `count` images from the first, the output channels of some panels.
+  void operator()(int64_t first, int64_t count, int64_t first_panel, int64_t last_panel) const {
+    const int64_t pixels = height * width;
+    for (int64_t panel = first_panel; panel < last_panel; ++panel) {
+      for (int64_t i = 0; i < count; i += kRows) {
+        for (int64_t pixel = 0; pixel < pixels; ++pixel) {
+          Factors factors[9];
+          int64_t products = 0;
+          for (int64_t tap = 0; tap < 9; ++tap) {
+            const int64_t row = pixel / width + tap / 3 - 1, column = pixel % width + tap % 3 - 1;
+            if (row < 0 || row >= height || column < 0 || column >= width) continue;
+            factors[products++] = {x + ((first + i) * pixels + row * width + column) * channels,
+                                   weight + (panel * 9 + tap) * channels * kPanel};
+          }
+          float* to = out + ((first + i) * pixels + pixel) * out_channels + panel * kPanel;
+          multiply_rows(count - i, factors, products, pixels * channels, channels, to, pixels * out_channels);
+        }
+      }
+    }
+    add_bias(bias, out + first * pixels * out_channels, count * pixels, out_channels, first_panel, last_panel);
+  }
+};
+
+Tensor conv3x3_out(const Tensor& x, const Tensor& winograds, const Tensor&, const std::optional<Tensor>&) {
+  return convolved(x, winograds.size(1) * winograds.size(3), 1);
 }
 
-Tensor winograd_conv(const Tensor& x, const Tensor& packed, const std::optional<Tensor>& bias) {
+Tensor conv3x3(const Tensor& x, const Tensor& winograds, const Tensor& products, const std::optional<Tensor>& bias) {
   const Tensor given = channels_last(x);
-  TORCH_CHECK(packed.dim() == 4 && packed.size(0) == kPositions && packed.size(2) == x.size(1) &&
-                  packed.size(3) == kPanel && packed.is_contiguous(),
-              "packed must be winograd_weight(weight) of a weight for ", x.size(1), " channels; got ", packed.sizes());
-  const Tensor out = winograd_conv_out(given, packed, bias), added = bias ? bias->contiguous() : Tensor();
+  const int64_t channels = x.size(1), height = x.size(2), width = x.size(3), panels = winograds.size(1);
+  TORCH_CHECK(winograds.sizes() == at::IntArrayRef({kPositions, panels, channels, kPanel}) &&
+                  products.sizes() == at::IntArrayRef({panels, 9 * channels, kPanel}) && winograds.is_contiguous() &&
+                  products.is_contiguous(),
+              "weights must be winograd_weight(weight) and product_weight(weight) for ", channels, " channels; got ",
+              winograds.sizes(), " and ", products.sizes());
+  const Tensor out = conv3x3_out(given, winograds, products, bias), added = bias ? bias->contiguous() : Tensor();
   TORCH_CHECK(!bias || bias->numel() == out.size(1), "bias must have ", out.size(1), " numbers");
   if (out.numel() == 0) return out;
-  const WinogradConvolution convolve{given.data_ptr<float>(), packed.data_ptr<float>(),
-                                     bias ? added.data_ptr<float>() : nullptr, out.data_ptr<float>(),
-                                     x.size(2), x.size(3), x.size(1), out.size(1)};
-  for_each_block(x.size(0) * convolve.tiles_per_image(), packed.size(1), convolve);
+  const auto run = [&]<typename Convolution>(int64_t rows, const Tensor& weight) {
+    for_each_block(rows, panels, Convolution{given.data_ptr<float>(), weight.data_ptr<float>(),
+                                             bias ? added.data_ptr<float>() : nullptr, out.data_ptr<float>(), height,
+                                             width, channels, out.size(1)});
+  };
+  const int64_t tiles = at::divup(height, 2) * at::divup(width, 2);
+  if ((3 * height - 2) * (3 * width - 2) <= kPositions * tiles) {
+    run.operator()<SmallMapConvolution>(x.size(0), products);
+  } else {
+    run.operator()<WinogradConvolution>(x.size(0) * tiles, winograds);
+  }
   return out;
 }
 
@@ -753,7 +815,7 @@ TORCH_LIBRARY(defm_rl, library) {
   library.def(
       "product_conv(Tensor x, Tensor packed, Tensor? bias, int out_channels, int side, int stride) -> Tensor");
   library.def("winograd_weight(Tensor weight) -> Tensor");
-  library.def("winograd_conv(Tensor x, Tensor packed, Tensor? bias=None) -> Tensor");
+  library.def("conv3x3(Tensor x, Tensor winograds, Tensor products, Tensor? bias) -> Tensor");
 }
 
 TORCH_LIBRARY_IMPL(defm_rl, CPU, library) {
@@ -763,7 +825,7 @@ TORCH_LIBRARY_IMPL(defm_rl, CPU, library) {
   library.impl("product_weight", TORCH_FN(product_weight));
   library.impl("product_conv", TORCH_FN(product_conv));
   library.impl("winograd_weight", TORCH_FN(winograd_weight));
-  library.impl("winograd_conv", TORCH_FN(winograd_conv));
+  library.impl("conv3x3", TORCH_FN(conv3x3));
 }
 
 // Of tensors without data.
@@ -779,5 +841,5 @@ TORCH_LIBRARY_IMPL(defm_rl, Meta, library) {
   library.impl("winograd_weight", [](const Tensor& weight) {
     return at::empty({kPositions, weight.size(0) / kPanel, weight.size(1), kPanel}, weight.options());
   });
-  library.impl("winograd_conv", TORCH_FN(winograd_conv_out));
+  library.impl("conv3x3", TORCH_FN(conv3x3_out));
 }

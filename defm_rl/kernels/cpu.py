@@ -37,7 +37,7 @@ def available() -> bool:
     Building takes some ten seconds, once for each machine's instructions and PyTorch, in `$XDG_CACHE_HOME/defm_rl` or
     `~/.cache/defm_rl`.
     """
-    if hasattr(torch.ops.defm_rl, "winograd_conv"):  # a second registration would end the process
+    if hasattr(torch.ops.defm_rl, "conv3x3"):  # a second registration would end the process
         return True
     if sys.platform != "linux":
         return False
@@ -136,25 +136,27 @@ def product_weight(weight: Tensor) -> Tensor:
     return packed
 
 
-def winograd_conv(x: Tensor, packed: Tensor, bias: Tensor | None) -> Tensor:
+def conv3x3(x: Tensor, winograds: Tensor, products: Tensor, bias: Tensor | None) -> Tensor:
     """A 3x3 convolution padded by 1 with less than half the products, where `available()`. No gradients.
 
-    After Winograd, in tiles of 2x2 pixels (Lavin & Gray 2015, arXiv 1509.09308).
+    After Winograd, in tiles of 2x2 pixels (Lavin & Gray 2015, arXiv 1509.09308); of maps with three rows or columns or
+    less, it leaves out the padding.
 
     Args:
         x: (B, C, H, W), float32, fastest with the channels last.
-        packed: From `winograd_weight`.
+        winograds: The weight, from `winograd_weight`.
+        products: The weight, from `product_weight`.
         bias: (K,), added.
 
     Returns:
         (B, K, H, W), channels last.
     """
-    out: Tensor = torch.ops.defm_rl.winograd_conv(x, packed, bias)
+    out: Tensor = torch.ops.defm_rl.conv3x3(x, winograds, products, bias)
     return out
 
 
 def winograd_weight(weight: Tensor) -> Tensor:
-    """(K, C, 3, 3), K and C multiples of 32, to the 16 K x C numbers that `winograd_conv` takes on this machine."""
+    """(K, C, 3, 3), K and C multiples of 32, to the 16 K x C numbers that `conv3x3` takes on this machine."""
     packed: Tensor = torch.ops.defm_rl.winograd_weight(weight)
     return packed
 

@@ -131,15 +131,13 @@ def test_convolution_as_a_product(
 @pytest.mark.parametrize("channels", [(32, 32), (64, 96), (160, 32)], ids=str)
 @pytest.mark.parametrize("images", [1, 5])
 @pytest.mark.parametrize("threads", [1, 2])
-def test_convolution_after_winograd(
-    size: tuple[int, int], channels: tuple[int, int], images: int, threads: int
-) -> None:
+def test_3x3_convolution(size: tuple[int, int], channels: tuple[int, int], images: int, threads: int) -> None:
     needs_compiler()
     x, bias = torch.randn(images, channels[0], *size), torch.randn(channels[1])
     weight = torch.randn(channels[1], channels[0], 3, 3) / (3 * channels[0] ** 0.5)
     with threads_set_to(threads):
         for layout, added in product([torch.channels_last, torch.contiguous_format], [None, bias]):
-            out = cpu.winograd_conv(x.contiguous(memory_format=layout), cpu.winograd_weight(weight), added)
+            out = conv3x3(x.contiguous(memory_format=layout), weight, added)
             assert out.is_contiguous(memory_format=torch.channels_last)
             assert_convolved(out, x, weight, added, 1)
 
@@ -149,8 +147,12 @@ def test_a_convolution_after_winograd_costs_no_digits_beside_pytorchs() -> None:
     x, weight = torch.randn(2, 256, 12, 20), torch.randn(256, 256, 3, 3) / 48.0
     exact = F.conv2d(x.double(), weight.double(), None, 1, 1)
     pytorchs = (F.conv2d(x, weight, None, 1, 1) - exact).square().mean().sqrt()
-    ours = (cpu.winograd_conv(x, cpu.winograd_weight(weight), None) - exact).square().mean().sqrt()
+    ours = (conv3x3(x, weight) - exact).square().mean().sqrt()
     assert ours <= 2.0 * pytorchs
+
+
+def conv3x3(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    return cpu.conv3x3(x, cpu.winograd_weight(weight), cpu.product_weight(weight), bias)
 
 
 def assert_convolved(out: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, stride: int) -> None:
@@ -166,7 +168,7 @@ def test_empty_batches_stay_empty() -> None:
     assert cpu.grouped_conv(x, weight, cpu.grouped_weight(weight), 2).shape == (0, 8, 2, 2)
     assert cpu.product_conv(x, cpu.product_weight(weight), None, 8, 3, 2).shape == (0, 8, 2, 2)
     x, weight = torch.empty(0, 32, 3, 3), torch.ones(64, 32, 3, 3)
-    assert cpu.winograd_conv(x, cpu.winograd_weight(weight), None).shape == (0, 64, 3, 3)
+    assert conv3x3(x, weight).shape == (0, 64, 3, 3)
 
 
 def test_what_does_not_fit_is_refused() -> None:
@@ -189,10 +191,10 @@ def test_what_does_not_fit_is_refused() -> None:
         cpu.product_conv(x[:, :4], cpu.product_weight(weight), ones[:3], 8, 3, 1)
     with pytest.raises(RuntimeError, match=r"K and C multiples of 32; got \[8, 4, 3, 3\]"):
         cpu.winograd_weight(weight)
-    with pytest.raises(RuntimeError, match=r"winograd_weight\(weight\) of a weight for 8 channels"):
-        cpu.winograd_conv(x, cpu.winograd_weight(torch.ones(32, 32, 3, 3)), None)
+    with pytest.raises(RuntimeError, match=r"winograd_weight\(weight\) and product_weight\(weight\) for 8 channels"):
+        conv3x3(x, torch.ones(32, 32, 3, 3))
     with pytest.raises(RuntimeError, match="bias must have 32 numbers"):
-        cpu.winograd_conv(torch.ones(1, 32, 2, 2), cpu.winograd_weight(torch.ones(32, 32, 3, 3)), ones)
+        conv3x3(torch.ones(1, 32, 2, 2), torch.ones(32, 32, 3, 3), ones)
     with pytest.raises(RuntimeError, match="float32"):
         cpu.group_norm_act_(x.double(), 2, ones, ones, 1e-5, "none", None)
 
@@ -202,8 +204,8 @@ def test_what_does_not_fit_is_refused() -> None:
     [
         ("defm_regnet_y_400mf", {"grouped_conv", "product_conv", "squeeze_excite_"}),
         ("defm_efficientnet_b0", {"grouped_conv", "product_conv", "squeeze_excite_"}),
-        ("defm_resnet18", {"product_conv", "winograd_conv"}),
-        ("defm_resnet50", {"product_conv", "winograd_conv"}),
+        ("defm_resnet18", {"product_conv", "conv3x3"}),
+        ("defm_resnet50", {"product_conv", "conv3x3"}),
     ],
 )
 @pytest.mark.parametrize("features", ["global", "P3"])
