@@ -1,6 +1,7 @@
 """What bounds encoding on a processor: its arithmetic, the memory that its operations move, or their number.
 
-Beside the time of `encode` stand three limits. Arithmetic: the network's FLOP at the speed of a large matrix product.
+Beside the time of `encode` stand three limits. Arithmetic: the FLOP that are computed, fewer than the network's where
+3x3 convolutions take fewer products, at the speed of a large matrix product.
 Memory: what all operations read and write, weights and activations, at the speed of a large copy; less where they stay
 in caches. Operations: one image of the smallest size, which costs next to no arithmetic, only launching and weights.
 """
@@ -43,10 +44,13 @@ class Traffic(TorchDispatchMode):
         if not is_view:
             self.operations += 1
             self.bytes += sum(x.nbytes for x in read + written)
-        if func is torch.ops.defm_rl.conv3x3.default:
-            (out,), channels, (height, width) = written, args[0].shape[1], args[0].shape[2:]
-            products = min(16 * -(-height // 2) * -(-width // 2), (3 * height - 2) * (3 * width - 2))
-            self.saved_flop += 2 * channels * out.shape[1] * len(out) * (9 * height * width - products)
+        if func.name() == "defm_rl::conv3x3":
+            x, winograds, products, *_ = args
+            channels, height, width = x.shape[1:]
+            after_winograd, direct = 16 * -(-height // 2) * -(-width // 2), (3 * height - 2) * (3 * width - 2)
+            each = 2 * len(x) * channels * written[0].shape[1]
+            self.saved_flop += each * (9 * height * width - min(after_winograd, direct))
+            self.bytes -= (winograds if direct <= after_winograd else products).nbytes  # it is not read
         return result
 
 

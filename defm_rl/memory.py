@@ -2,7 +2,8 @@
 
 The real code runs on tensors that have a shape but no data, and every allocation and release on the way is booked. What
 libraries allocate behind PyTorch's operations is not seen so: oneDNN's copies of a convolution's tensors in its own
-layout, which weigh on a CPU, are added; cuDNN's workspaces are not.
+layout, which weigh on a CPU, are added; cuDNN's workspaces are not, nor what our kernels for processors work in (up to
+2.4 MB for each thread).
 """
 
 import copy
@@ -118,13 +119,13 @@ def _shared_peak(encoder: DepthEncoder, batch: int, height: int, width: int, out
     alone = copy.copy(encoder)
     alone.threads = 1
     alone.encode(torch.ones(1, height, width))
-    threads, chunk = encoder.threads, min(batch, CHUNK)
+    threads, chunk = encoder.sharing_threads, min(batch, CHUNK)
     shares = share_count(chunk * height * width, threads)
     share, at_once = math.ceil(chunk / shares), min(shares, threads)
     ledger = Ledger()
     depth = ledger.tensor((share, height, width), device=encoder.device)
     before = torch.get_num_threads()
-    torch.set_num_threads(before if shares == 1 else 1)
+    torch.set_num_threads(before if at_once == 1 else 1)
     try:
         with ledger:
             alone.encode(depth)

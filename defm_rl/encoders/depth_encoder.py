@@ -60,7 +60,7 @@ class DepthEncoder(nn.Module):
             and the features that come out are in float32 whatever it is.
         compile: How the network runs. "auto": on a CPU as a traced graph with a share of the batch on every core where
             all is frozen, for the CNNs with C++ kernels, which are built when they are first needed,
-            where there is a compiler (some ten seconds); elsewhere operation by operation. "inductor": compiled by
+            where there is a compiler (some twenty seconds); elsewhere operation by operation. "inductor": compiled by
             `torch.compile`, with CUDA graphs on a GPU in `encode`, which takes some time for every new size of batch
             and images. "off": operation by operation everywhere.
         revision: The Hub revision (branch, tag or commit).
@@ -331,8 +331,15 @@ class DepthEncoder(nn.Module):
             last = cpu.available()
         return graph, dtype, torch.channels_last if last else torch.contiguous_format
 
+    @property
+    def sharing_threads(self) -> int:
+        """Threads that encode a share of a batch each; one for a ViT, whose large products PyTorch shares better."""
+        return 1 if self.card.family == "vit" else self.threads
+
     def copied_bytes(self, device: str) -> int:
         """Bytes of the copy of the weights that a frozen encoder works with on a type of device; 0 without one."""
+        if not self.frozen:
+            return 0
         dataless = copy.deepcopy(self.net, {id(weight): weight.to("meta") for weight in self.net.buffers()})
         net = self._net_for(device, dataless)
         return 0 if net is dataless else sum(weight.nbytes for weight in net.buffers())
@@ -359,7 +366,7 @@ class DepthEncoder(nn.Module):
             return self._pooled(x, net)
 
         if graph:
-            return FrozenRunner(prepare, network, self.threads)
+            return FrozenRunner(prepare, network, self.sharing_threads)
         run = Compiled(network, self.encoder_name, cuda_graphs=True) if self.compile_mode == "inductor" else network
         return lambda depth: run(prepare(depth))
 

@@ -148,7 +148,9 @@ class Conv(nn.Conv2d):
         """A 1x1 convolution as the matrix product that it is where the channels are last: faster on a processor."""
         # A frozen graph keeps the weights transposed, which the product reads faster.
         out = torch.matmul(x.permute(0, 2, 3, 1), self.weight[:, :, 0, 0].t().contiguous())
-        return (out if self.bias is None else out + self.bias).permute(0, 3, 1, 2)
+        if self.bias is not None:
+            out += self.bias
+        return out.permute(0, 3, 1, 2)
 
 
 class ConvNormAct(nn.Sequential):

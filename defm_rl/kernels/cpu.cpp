@@ -252,7 +252,7 @@ Tensor& squeeze_excite_(Tensor& x, const Tensor& weight1, const Tensor& bias1, c
 
 // What a convolution of `x` that is padded by half its side will be written to.
 Tensor convolved(const Tensor& x, int64_t out_channels, int64_t stride) {
-  const auto extent = [&](int64_t side) { return (side - 1) / stride + 1; };
+  const auto extent = [&](int64_t side) { return at::divup(side, stride); };
   return at::empty({x.size(0), out_channels, extent(x.size(2)), extent(x.size(3))},
                    x.options().memory_format(at::MemoryFormat::ChannelsLast));
 }
@@ -422,7 +422,7 @@ Tensor grouped_conv_out(const Tensor& x, const Tensor&, const Tensor&, int64_t s
 using Convolve = void (*)(const Tensor&, const Tensor&, const Tensor&, int64_t);
 
 // What computes a convolution, and up to how many products it is faster than oneDNN, which takes some 50 microseconds
-// before it begins; by measurement, with AVX-512 and with AVX2.
+// before it begins; by measurement, with AVX-512 and with AVX2, whose limits the others share.
 std::pair<Convolve, int64_t> kernel_for(int64_t width, int64_t side) {
   constexpr bool avx512 = kLanes == 16;
   constexpr int64_t always = std::numeric_limits<int64_t>::max();
@@ -447,7 +447,7 @@ Tensor grouped_conv(const Tensor& x, const Tensor& weight, const Tensor& packed,
     return at::conv2d(given, weight, {}, stride, side / 2, 1, groups);
   }
   const Tensor out = grouped_conv_out(given, weight, packed, stride);
-  convolve(given, packed, out, stride);
+  if (out.numel() > 0) convolve(given, packed, out, stride);
   return out;
 }
 
@@ -742,8 +742,8 @@ Tensor winograd_weight(const Tensor& weight) {
   return matrices.reshape({kPositions, channels, panels, kPanel}).transpose(1, 2).to(at::kFloat).contiguous();
 }
 
-// A 3x3 convolution with padding 1 of small maps, pixel by pixel for many images at once: it leaves out the padding,
-// which would be most of the products.
+// A 3x3 convolution with padding 1 of small maps, pixel by pixel for many images at once: it leaves out the products
+// with the padding, which are half of all in a map of 2x2 pixels.
 struct SmallMapConvolution {
   const float *x, *weight, *bias;  // of the weight, see `product_weight`; the bias may be missing
   float* out;
@@ -792,6 +792,7 @@ Tensor conv3x3(const Tensor& x, const Tensor& winograds, const Tensor& products,
                                              bias ? added.data_ptr<float>() : nullptr, out.data_ptr<float>(), height,
                                              width, channels, out.size(1)});
   };
+  // Whichever takes fewer products.
   const int64_t tiles = at::divup(height, 2) * at::divup(width, 2);
   if ((3 * height - 2) * (3 * width - 2) <= kPositions * tiles) {
     run.operator()<SmallMapConvolution>(x.size(0), products);

@@ -34,8 +34,8 @@ _TIMEOUT_S = 300
 def available() -> bool:
     """Whether the operations can be used: loads them, and builds them first where they are not on disk yet.
 
-    Building takes some ten seconds, once for each machine's instructions and PyTorch, in `$XDG_CACHE_HOME/defm_rl` or
-    `~/.cache/defm_rl`.
+    Building takes some twenty seconds, once for each machine's instructions and PyTorch. They are kept in
+    `$XDG_CACHE_HOME/defm_rl` or `~/.cache/defm_rl`.
     """
     if hasattr(torch.ops.defm_rl, "conv3x3"):  # a second registration would end the process
         return True
@@ -89,7 +89,7 @@ def squeeze_excite_(
 def grouped_conv(x: Tensor, weight: Tensor, packed: Tensor, stride: int) -> Tensor:
     """A grouped convolution without bias, padded by half its side, where `available()`. No gradients.
 
-    Depthwise and 3x3 convolutions of small maps are ours, those with 24 channels a group always; others are PyTorch's.
+    Ours where it is faster than PyTorch's, which depends on the channels of a group, the size and the instructions.
 
     Args:
         x: (B, C, H, W), float32, fastest with the channels last.
@@ -137,10 +137,10 @@ def product_weight(weight: Tensor) -> Tensor:
 
 
 def conv3x3(x: Tensor, winograds: Tensor, products: Tensor, bias: Tensor | None) -> Tensor:
-    """A 3x3 convolution padded by 1 with less than half the products, where `available()`. No gradients.
+    """A 3x3 convolution padded by 1 with about half the products, where `available()`. No gradients.
 
-    After Winograd, in tiles of 2x2 pixels (Lavin & Gray 2015, arXiv 1509.09308); of maps with three rows or columns or
-    less, it leaves out the padding.
+    After Winograd, in tiles of 2x2 pixels (Lavin & Gray 2015, arXiv 1509.09308); or directly but without the padding,
+    where that takes fewer products: in maps of one row or column, of 2x2, 2x3, 3x3 and 3x5 pixels.
 
     Args:
         x: (B, C, H, W), float32, fastest with the channels last.

@@ -550,3 +550,12 @@ def test_encoding_leaves_no_graph_and_tensors_that_training_can_use(depth):
 )
 def test_a_batch_is_shared_where_each_core_has_enough_to_do(pixels, threads, shares):
     assert share_count(pixels, threads) == shares
+
+
+@pytest.mark.parametrize(("name", "pool_is_there"), [("defm_resnet18", True), ("defm_vit_s14", False)])
+def test_the_batches_of_a_vit_are_left_to_pytorchs_threads(name, pool_is_there):
+    encoder = make(encoder=name)
+    encoder.threads = 2
+    many = 5 * torch.rand(4, 64, 64)
+    torch.testing.assert_close(encoder.encode(many), encoder(many), rtol=1e-4, atol=1e-4)
+    assert (encoder._runner._pool is not None) == pool_is_there

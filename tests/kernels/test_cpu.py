@@ -127,9 +127,9 @@ def test_convolution_as_a_product(
             assert_convolved(out, x, weight, added, stride)
 
 
-@pytest.mark.parametrize("size", [(1, 1), (2, 2), (3, 4), (7, 9), (32, 21)], ids=str)
+@pytest.mark.parametrize("size", [(1, 1), (1, 7), (2, 3), (5, 3), (3, 4), (7, 9), (32, 21)], ids=str)
 @pytest.mark.parametrize("channels", [(32, 32), (64, 96), (160, 32)], ids=str)
-@pytest.mark.parametrize("images", [1, 5])
+@pytest.mark.parametrize("images", [1, 5, 41])  # fewer than are multiplied at once, and more than are in work together
 @pytest.mark.parametrize("threads", [1, 2])
 def test_3x3_convolution(size: tuple[int, int], channels: tuple[int, int], images: int, threads: int) -> None:
     needs_compiler()
@@ -160,6 +160,18 @@ def assert_convolved(out: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None
     torch.testing.assert_close(out.double(), exact, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("images", [4, 5])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_grouped_convolution_of_more_images_than_stay_in_the_cache(images: int, threads: int) -> None:
+    needs_compiler()
+    x = torch.randn(images, 24, 33, 33)
+    weight = torch.randn(24, 8, 3, 3) / 8.5
+    with threads_set_to(threads):
+        out = cpu.grouped_conv(x, weight, cpu.grouped_weight(weight), 2)
+    exact = F.conv2d(x.double(), weight.double(), None, 2, 1, 1, 3)
+    torch.testing.assert_close(out.double(), exact, rtol=1e-5, atol=1e-5)
+
+
 def test_empty_batches_stay_empty() -> None:
     needs_compiler()
     x, ones, weight = torch.empty(0, 8, 3, 3), torch.ones(8), torch.ones(8, 8, 3, 3)
@@ -167,6 +179,9 @@ def test_empty_batches_stay_empty() -> None:
     assert cpu.squeeze_excite_(x, torch.ones(8, 2), ones[:2], torch.ones(2, 8), ones, "relu").shape == x.shape
     assert cpu.grouped_conv(x, weight, cpu.grouped_weight(weight), 2).shape == (0, 8, 2, 2)
     assert cpu.product_conv(x, cpu.product_weight(weight), None, 8, 3, 2).shape == (0, 8, 2, 2)
+    x = torch.empty(2, 8, 0, 3)
+    assert cpu.grouped_conv(x, weight, cpu.grouped_weight(weight), 2).shape == (2, 8, 0, 2)
+    assert cpu.product_conv(x, cpu.product_weight(weight), ones, 8, 3, 2).shape == (2, 8, 0, 2)
     x, weight = torch.empty(0, 32, 3, 3), torch.ones(64, 32, 3, 3)
     assert conv3x3(x, weight).shape == (0, 64, 3, 3)
 
