@@ -110,7 +110,7 @@ def test_grouped_convolution(
 
 @pytest.mark.parametrize("side", [1, 3, 7])
 @pytest.mark.parametrize("stride", [1, 2])
-@pytest.mark.parametrize("size", [(1, 1), (2, 2), (5, 9), (33, 20)], ids=str)
+@pytest.mark.parametrize("size", [(1, 1), (5, 9), (33, 20)], ids=str)
 @pytest.mark.parametrize("channels", [(3, 64), (52, 40), (64, 17)], ids=str)
 @pytest.mark.parametrize("threads", [1, 2])
 def test_convolution_as_a_product(
@@ -120,7 +120,7 @@ def test_convolution_as_a_product(
     x, bias = torch.randn(3, channels[0], *size), torch.randn(channels[1])
     weight = torch.randn(channels[1], channels[0], side, side) / (side * channels[0] ** 0.5)
     with threads_set_to(threads):
-        for layout, added in product([torch.channels_last, torch.contiguous_format], [None, bias]):
+        for layout, added in [(torch.channels_last, None), (torch.contiguous_format, bias)]:
             given, packed = x.contiguous(memory_format=layout), cpu.product_weight(weight)
             out = cpu.product_conv(given, packed, added, channels[1], side, stride)
             assert out.is_contiguous(memory_format=torch.channels_last)
@@ -136,7 +136,7 @@ def test_3x3_convolution(size: tuple[int, int], channels: tuple[int, int], image
     x, bias = torch.randn(images, channels[0], *size), torch.randn(channels[1])
     weight = torch.randn(channels[1], channels[0], 3, 3) / (3 * channels[0] ** 0.5)
     with threads_set_to(threads):
-        for layout, added in product([torch.channels_last, torch.contiguous_format], [None, bias]):
+        for layout, added in [(torch.channels_last, None), (torch.contiguous_format, bias)]:
             out = conv3x3(x.contiguous(memory_format=layout), weight, added)
             assert out.is_contiguous(memory_format=torch.channels_last)
             assert_convolved(out, x, weight, added, 1)
