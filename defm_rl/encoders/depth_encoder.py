@@ -28,10 +28,6 @@ COMPILERS = ("auto", "inductor", "off")
 CHUNK = 1024
 """Images that are encoded at once at the most, unless it is said otherwise."""
 
-# On a processor these are faster with the channels last, in float32; ResNets only where the convolutions are ours.
-_CHANNELS_LAST_FAMILIES = ("regnet", "efficientnet")
-_CHANNELS_LAST_FAMILIES_WITH_KERNELS = ("resnet",)
-
 
 class DepthEncoder(nn.Module):
     """A DeFM encoder that takes metric depth and gives one vector per image.
@@ -59,10 +55,10 @@ class DepthEncoder(nn.Module):
         precision: What the network computes in: "float32", "bfloat16" or "float16". Weights, the depth's normalization
             and the features that come out are in float32 whatever it is.
         compile: How the network runs. "auto": on a CPU as a traced graph with a share of the batch on every core where
-            all is frozen, for the CNNs with C++ kernels, which are built when they are first needed,
-            where there is a compiler (some twenty seconds); elsewhere operation by operation. "inductor": compiled by
-            `torch.compile`, with CUDA graphs on a GPU in `encode`, which takes some time for every new size of batch
-            and images. "off": operation by operation everywhere.
+            all is frozen, for the CNNs with C++ kernels, which are built when they are first needed, where there is a
+            compiler (some twenty seconds); elsewhere operation by operation. "inductor": compiled by `torch.compile`,
+            with CUDA graphs on a GPU in `encode`, which takes some time for every new size of batch and images. "off":
+            operation by operation everywhere.
         revision: The Hub revision (branch, tag or commit).
         cache_dir: The Hub's cache directory.
         seed: Seeds random weights.
@@ -325,11 +321,13 @@ class DepthEncoder(nn.Module):
         """Whether `encode` runs as a graph on a type of device, in which dtype, and with which layout."""
         graph = self.compile_mode == "auto" and device == "cpu"
         dtype = PRECISIONS[self.precision] if self.dtype == torch.float32 else self.dtype
-        family = self.card.family
-        last = graph and dtype == torch.float32 and family in _CHANNELS_LAST_FAMILIES
-        if graph and dtype == torch.float32 and family in _CHANNELS_LAST_FAMILIES_WITH_KERNELS:
-            last = cpu.available()
-        return graph, dtype, torch.channels_last if last else torch.contiguous_format
+        if graph and dtype == torch.float32 and self._has_channels_last_on_a_cpu():
+            return graph, dtype, torch.channels_last
+        return graph, dtype, torch.contiguous_format
+
+    def _has_channels_last_on_a_cpu(self) -> bool:
+        """Whether float32 is faster with the channels last; for ResNets, only where the convolutions are ours."""
+        return self.card.family in ("regnet", "efficientnet") or (self.card.family == "resnet" and cpu.available())
 
     @property
     def sharing_threads(self) -> int:

@@ -257,13 +257,20 @@ Tensor convolved(const Tensor& x, int64_t out_channels, int64_t stride) {
                    x.options().memory_format(at::MemoryFormat::ChannelsLast));
 }
 
-// Eight channels. Compilers make of it what the processor has.
+// Eight channels, and as many as a vector of the processor has. Compilers make of them what the processor has.
 using Eight = float __attribute__((vector_size(32)));
+using Wide = float __attribute__((vector_size(4 * kLanes)));
 
-Eight load_eight(const float* from) {
-  Eight values;
+template <typename Lanes>
+Lanes load(const float* from) {
+  Lanes values;
   std::memcpy(&values, from, sizeof values);
   return values;
+}
+
+template <typename Lanes>
+void store(float* to, Lanes values) {
+  std::memcpy(to, &values, sizeof values);
 }
 
 // One group of a 3x3 convolution with padding 1, of one image.
@@ -307,7 +314,7 @@ struct GroupedConvolution {
         for (int channel = 0; channel < width; channel += splits) {
           for (int split = 0; split < splits; ++split, factors += width) {
             for (int part = 0; part < kParts; ++part) {
-              const Eight factor = load_eight(factors + 8 * part);
+              const Eight factor = load<Eight>(factors + 8 * part);
               for (int p = 0; p < count; ++p) {
                 sums[split][p][part] += input[p * stride * width + channel + split] * factor;
               }
@@ -453,16 +460,6 @@ Tensor grouped_conv(const Tensor& x, const Tensor& weight, const Tensor& packed,
 
 // Convolutions of all channels are products of matrices, whose right side is packed into panels of output channels.
 
-using Wide = float __attribute__((vector_size(4 * kLanes)));
-
-Wide load_wide(const float* from) {
-  Wide values;
-  std::memcpy(&values, from, sizeof values);
-  return values;
-}
-
-void store_wide(float* to, Wide values) { std::memcpy(to, &values, sizeof values); }
-
 constexpr int64_t kPanel = 2 * kLanes;         // output channels that are computed at a time
 constexpr int kRows = kLanes == 16 ? 12 : 6;  // whose sums of a panel fit into the registers
 constexpr int64_t kBlock = 36;                // rows that are in work together: what belongs to them stays in the cache
@@ -485,7 +482,7 @@ void multiply(const Factors* factors, int64_t products, int64_t x_stride, int64_
     for (int64_t i = 0; i < depth; i += splits) {
       for (int split = 0; split < splits; ++split, panel += kPanel) {
         Wide right[vectors];
-        for (int v = 0; v < vectors; ++v) right[v] = load_wide(panel + v * kLanes);
+        for (int v = 0; v < vectors; ++v) right[v] = load<Wide>(panel + v * kLanes);
         for (int row = 0; row < rows; ++row) {
           const float left = x[row * x_stride + i + split];
           for (int v = 0; v < vectors; ++v) sums[split][row][v] += left * right[v];
@@ -500,7 +497,7 @@ void multiply(const Factors* factors, int64_t products, int64_t x_stride, int64_
       Wide sum = sums[0][row][v];
 #pragma GCC unroll 4
       for (int split = 1; split < splits; ++split) sum += sums[split][row][v];
-      store_wide(out + row * out_stride + v * kLanes, sum);
+      store(out + row * out_stride + v * kLanes, sum);
     }
   }
 }
@@ -530,21 +527,17 @@ void for_each_block(int64_t rows, int64_t panels, F f) {
   });
 }
 
-std::unique_ptr<float[]> scratch_of(int64_t size) { return std::unique_ptr<float[]>(new float[size]); }
-
-// Of some pixels, to the channels of some panels; the bias may be missing.
-void add_bias(const float* bias, float* out, int64_t pixels, int64_t channels, int64_t first_panel,
-              int64_t last_panel) {
-  if (bias == nullptr) return;
-  for (int64_t i = 0; i < pixels; ++i) {
-    for (int64_t c = first_panel * kPanel; c < std::min(last_panel * kPanel, channels); ++c) {
-      out[i * channels + c] += bias[c];
-    }
-  }
+// Adds a bias, where there is one, to what a convolution gave.
+Tensor with_bias(Tensor out, const std::optional<Tensor>& bias) {
+  if (!bias) return out;
+  TORCH_CHECK(bias->numel() == out.size(1), "bias must have ", out.size(1), " numbers");
+  return out.add_(bias->view({1, -1, 1, 1}));
 }
 
+std::unique_ptr<float[]> scratch_of(int64_t size) { return std::unique_ptr<float[]>(new float[size]); }
+
 struct ProductConvolution {
-  const float *x, *weight, *bias;  // of the weight, see `product_weight`; the bias may be missing
+  const float *x, *weight;  // of the weight, see `product_weight`
   float* out;
   int64_t height, width, channels, out_height, out_width, out_channels, side, stride, depth;
 
@@ -573,7 +566,6 @@ struct ProductConvolution {
         }
       }
     }
-    add_bias(bias, out + first * out_channels, count, out_channels, first_panel, last_panel);
   }
 
   // What an output pixel sees, side by side, with zeros for the padding.
@@ -614,18 +606,14 @@ Tensor product_conv(const Tensor& x, const Tensor& packed, const std::optional<T
   TORCH_CHECK(packed.sizes() == at::IntArrayRef({panels, depth, kPanel}) && packed.is_contiguous(),
               "packed must be product_weight(weight) of a weight (", out_channels, ", ", channels, ", ", side, ", ",
               side, "); got ", packed.sizes());
-  TORCH_CHECK(!bias || bias->numel() == out_channels, "bias must have ", out_channels, " numbers");
   const Tensor out = product_conv_out(given, packed, bias, out_channels, side, stride);
-  const Tensor added = bias ? bias->contiguous() : Tensor();
   if (out.numel() == 0) return out;
-  const ProductConvolution convolve{
-      given.data_ptr<float>(), packed.data_ptr<float>(), bias ? added.data_ptr<float>() : nullptr,
-      out.data_ptr<float>(),   x.size(2),                x.size(3),
-      channels,                out.size(2),              out.size(3),
-      out_channels,            side,                     stride,
-      depth};
+  const ProductConvolution convolve{given.data_ptr<float>(), packed.data_ptr<float>(), out.data_ptr<float>(),
+                                    x.size(2),               x.size(3),                channels,
+                                    out.size(2),             out.size(3),              out_channels,
+                                    side,                    stride,                   depth};
   for_each_block(out.numel() / out_channels, panels, convolve);
-  return out;
+  return with_bias(out, bias);
 }
 
 // Winograd's minimal 3x3 convolution F(2x2, 3x3) with padding 1 (Lavin & Gray 2015, arXiv 1509.09308): each tile of
@@ -635,7 +623,7 @@ Tensor product_conv(const Tensor& x, const Tensor& packed, const std::optional<T
 constexpr int64_t kPositions = 16;
 
 struct WinogradConvolution {
-  const float *x, *weight, *bias;  // of the weight, see `winograd_weight`; the bias may be missing
+  const float *x, *weight;  // of the weight, see `winograd_weight`
   float* out;
   int64_t height, width, channels, out_channels;
 
@@ -656,7 +644,9 @@ struct WinogradConvolution {
     const auto scratch = scratch_of(channels + kPositions * count * (channels + part));
     float *padding = scratch.get(), *inputs = padding + channels, *products = inputs + kPositions * count * channels;
     std::fill_n(padding, channels, 0.0f);
-    for (int64_t t = 0; t < count; ++t) transform(corner_of(first + t), padding, inputs + t * channels, count * channels);
+    for (int64_t t = 0; t < count; ++t) {
+      transform(corner_of(first + t), padding, inputs + t * channels, count * channels);
+    }
     for (int64_t position = 0; position < kPositions; ++position) {
       const float* rows = inputs + position * count * channels;
       float* results = products + position * count * part;
@@ -686,8 +676,8 @@ struct WinogradConvolution {
     for (int64_t c = 0; c < channels; c += kLanes) {
       Wide half[4][4];
       for (int j = 0; j < 4; ++j) {
-        const Wide first = load_wide(pixels[0][j] + c), second = load_wide(pixels[1][j] + c);
-        const Wide third = load_wide(pixels[2][j] + c), fourth = load_wide(pixels[3][j] + c);
+        const Wide first = load<Wide>(pixels[0][j] + c), second = load<Wide>(pixels[1][j] + c);
+        const Wide third = load<Wide>(pixels[2][j] + c), fourth = load<Wide>(pixels[3][j] + c);
         half[0][j] = first - third;
         half[1][j] = second + third;
         half[2][j] = third - second;
@@ -695,10 +685,10 @@ struct WinogradConvolution {
       }
       for (int i = 0; i < 4; ++i) {
         float* row = to + 4 * i * stride + c;
-        store_wide(row, half[i][0] - half[i][2]);
-        store_wide(row + stride, half[i][1] + half[i][2]);
-        store_wide(row + 2 * stride, half[i][2] - half[i][1]);
-        store_wide(row + 3 * stride, half[i][1] - half[i][3]);
+        store(row, half[i][0] - half[i][2]);
+        store(row + stride, half[i][1] + half[i][2]);
+        store(row + 2 * stride, half[i][2] - half[i][1]);
+        store(row + 3 * stride, half[i][1] - half[i][3]);
       }
     }
   }
@@ -712,18 +702,17 @@ struct WinogradConvolution {
       Wide half[2][4];
       for (int j = 0; j < 4; ++j) {
         const float* product = products + j * stride + c;
-        const Wide first_row = load_wide(product), second = load_wide(product + 4 * stride);
-        const Wide third = load_wide(product + 8 * stride), fourth = load_wide(product + 12 * stride);
+        const Wide first_row = load<Wide>(product), second = load<Wide>(product + 4 * stride);
+        const Wide third = load<Wide>(product + 8 * stride), fourth = load<Wide>(product + 12 * stride);
         half[0][j] = first_row + second + third;
         half[1][j] = second - third - fourth;
       }
-      const Wide added = bias == nullptr ? Wide{} : load_wide(bias + first + c);
-      const auto left_of = [&](const Wide* row) { return row[0] + row[1] + row[2] + added; };
-      const auto right_of = [&](const Wide* row) { return row[1] - row[2] - row[3] + added; };
-      store_wide(top + c, left_of(half[0]));
-      if (right) store_wide(top + out_channels + c, right_of(half[0]));
-      if (below) store_wide(bottom + c, left_of(half[1]));
-      if (right && below) store_wide(bottom + out_channels + c, right_of(half[1]));
+      const auto left_of = [](const Wide* row) { return row[0] + row[1] + row[2]; };
+      const auto right_of = [](const Wide* row) { return row[1] - row[2] - row[3]; };
+      store(top + c, left_of(half[0]));
+      if (right) store(top + out_channels + c, right_of(half[0]));
+      if (below) store(bottom + c, left_of(half[1]));
+      if (right && below) store(bottom + out_channels + c, right_of(half[1]));
     }
   }
 };
@@ -734,9 +723,8 @@ Tensor winograd_weight(const Tensor& weight) {
   TORCH_CHECK(weight.dim() == 4 && weight.size(2) == 3 && weight.size(3) == 3 && weight.size(0) % 32 == 0 &&
                   weight.size(1) % 32 == 0,
               "weight must be (K, C, 3, 3), with K and C multiples of 32; got ", weight.sizes());
-  const double values[] = {1, 0, 0, 0.5, 0.5, 0.5, 0.5, -0.5, 0.5, 0, 0, 1};
-  const auto options = weight.options().dtype(at::kDouble);
-  const Tensor transform = at::from_blob(const_cast<double*>(values), {4, 3}, at::kDouble).to(options).clone();
+  const Tensor transform =
+      at::tensor({1.0, 0.0, 0.0, 0.5, 0.5, 0.5, 0.5, -0.5, 0.5, 0.0, 0.0, 1.0}, at::kDouble).view({4, 3});
   const Tensor matrices = at::einsum("ih,kchw,jw->ijck", {transform, weight.to(at::kDouble), transform});
   const int64_t channels = weight.size(1), panels = weight.size(0) / kPanel;
   return matrices.reshape({kPositions, channels, panels, kPanel}).transpose(1, 2).to(at::kFloat).contiguous();
@@ -745,7 +733,7 @@ Tensor winograd_weight(const Tensor& weight) {
 // A 3x3 convolution with padding 1 of small maps, pixel by pixel for many images at once: it leaves out the products
 // with the padding, which are half of all in a map of 2x2 pixels.
 struct SmallMapConvolution {
-  const float *x, *weight, *bias;  // of the weight, see `product_weight`; the bias may be missing
+  const float *x, *weight;  // of the weight, see `product_weight`
   float* out;
   int64_t height, width, channels, out_channels;
 
@@ -768,7 +756,6 @@ struct SmallMapConvolution {
         }
       }
     }
-    add_bias(bias, out + first * pixels * out_channels, count * pixels, out_channels, first_panel, last_panel);
   }
 };
 
@@ -784,13 +771,11 @@ Tensor conv3x3(const Tensor& x, const Tensor& winograds, const Tensor& products,
                   products.is_contiguous(),
               "weights must be winograd_weight(weight) and product_weight(weight) for ", channels, " channels; got ",
               winograds.sizes(), " and ", products.sizes());
-  const Tensor out = conv3x3_out(given, winograds, products, bias), added = bias ? bias->contiguous() : Tensor();
-  TORCH_CHECK(!bias || bias->numel() == out.size(1), "bias must have ", out.size(1), " numbers");
+  const Tensor out = conv3x3_out(given, winograds, products, bias);
   if (out.numel() == 0) return out;
   const auto run = [&]<typename Convolution>(int64_t rows, const Tensor& weight) {
-    for_each_block(rows, panels, Convolution{given.data_ptr<float>(), weight.data_ptr<float>(),
-                                             bias ? added.data_ptr<float>() : nullptr, out.data_ptr<float>(), height,
-                                             width, channels, out.size(1)});
+    for_each_block(rows, panels, Convolution{given.data_ptr<float>(), weight.data_ptr<float>(), out.data_ptr<float>(),
+                                             height, width, channels, out.size(1)});
   };
   // Whichever takes fewer products.
   const int64_t tiles = at::divup(height, 2) * at::divup(width, 2);
@@ -799,7 +784,7 @@ Tensor conv3x3(const Tensor& x, const Tensor& winograds, const Tensor& products,
   } else {
     run.operator()<WinogradConvolution>(x.size(0) * tiles, winograds);
   }
-  return out;
+  return with_bias(out, bias);
 }
 
 }  // namespace

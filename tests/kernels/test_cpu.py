@@ -127,7 +127,7 @@ def test_convolution_as_a_product(
             assert_convolved(out, x, weight, added, stride)
 
 
-@pytest.mark.parametrize("size", [(1, 1), (1, 7), (2, 3), (5, 3), (3, 4), (7, 9), (32, 21)], ids=str)
+@pytest.mark.parametrize("size", [(1, 1), (1, 7), (2, 2), (2, 3), (5, 3), (3, 4), (7, 9), (32, 21)], ids=str)
 @pytest.mark.parametrize("channels", [(32, 32), (64, 96), (160, 32)], ids=str)
 @pytest.mark.parametrize("images", [1, 5, 41])  # fewer than are multiplied at once, and more than are in work together
 @pytest.mark.parametrize("threads", [1, 2])
