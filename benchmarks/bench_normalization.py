@@ -8,6 +8,7 @@ import torch
 import upstream
 
 from defm_rl import normalize_depth
+from defm_rl.encoders.inference import _keep_freed_memory
 
 # Frames, height, width, and the size to resize to; depth to 10 m.
 CASES = [
@@ -25,6 +26,8 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--budget", type=float, default=1.5, help="seconds for each case")
     args = parser.parse_args()
+    # As in a process that encodes, which also serves the published code.
+    _keep_freed_memory()
     copy_gb_s = harness.peak_copy_gb_s(args.device)
     rows: list[dict[str, object]] = []
     for (frames, height, width, size), farthest in [(case, 10) for case in CASES] + [(case, 5) for case in INDOORS]:
@@ -45,7 +48,7 @@ def main() -> None:
 
         # Whether memory is new depends on what was freed before: both run after the published code.
         calls = {"published": published, "ours": ours, "published again": published, "new memory": bound}
-        spent = harness.in_turns(calls, budget_s=args.budget)
+        spent = harness.in_turns(calls, budget_s=args.budget, awake=True)
         a, b, least = (harness.median_ms(spent[name]) for name in ("published", "ours", "new memory"))
         moved = depth.nbytes + ours().nbytes  # read once, written once: the least that there is to do
         rows.append(

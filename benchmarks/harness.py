@@ -22,7 +22,11 @@ logger = logging.getLogger("benchmarks")
 
 
 def in_turns(
-    calls: dict[str, Callable[[], object]], *, budget_s: float = 3.0, rounds: tuple[int, int] = (3, 25)
+    calls: dict[str, Callable[[], object]],
+    *,
+    budget_s: float = 3.0,
+    rounds: tuple[int, int] = (3, 25),
+    awake: bool = False,
 ) -> dict[str, list[float]]:
     """Seconds that each call takes, measured in turns (A B A B ...), so that what disturbs one disturbs all.
 
@@ -30,22 +34,28 @@ def in_turns(
         calls: What to measure, by name. Each runs once or twice before, to warm up.
         budget_s: Seconds to spend, about.
         rounds: The smallest and largest number of turns.
+        awake: Whether each call runs once right before it is measured: what is shorter than a virtual machine takes to
+            wake its other cores, milliseconds on some, would else be compared by that.
     """
     for call in calls.values():
         call()
     start = time.perf_counter()
     for call in calls.values():
-        _timed(call)
+        _timed(call, awake)
     turns = int(budget_s / (time.perf_counter() - start))
     spent: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(min(max(turns, rounds[0]), rounds[1])):
         for name, call in calls.items():
-            spent[name].append(_timed(call))
+            spent[name].append(_timed(call, awake))
     return spent
 
 
-def _timed(call: Callable[[], object]) -> float:
+def _timed(call: Callable[[], object], awake: bool) -> float:
     time.sleep(0.02)  # what ran before may have left threads spinning
+    if awake:
+        call()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
     start = time.perf_counter()
     call()
     if torch.cuda.is_available():

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from defm_rl import kernels
+from defm_rl.kernels import cpu_depth
 
 MAX_DEPTH_M = 100.0
 """Depth beyond this is clipped to it."""
@@ -199,6 +200,9 @@ def normalize_channels(
             MAX_DEPTH_M,
             composed=lambda: _normalize_in_place(depth, target, pad_to).to(dtype),
         )
+    if depth.device.type == "cpu" and depth.dtype == torch.float32 and cpu_depth.available():
+        padded = _padded(target, pad_to)
+        return cpu_depth.normalize(depth, target, padded, _SCALE, _SHIFT, _NEAR, MAX_DEPTH_M).to(dtype)
     return _normalize_in_place(depth, target, pad_to).to(dtype)
 
 

@@ -20,10 +20,22 @@ from defm_rl.depth import (
     normalize_inverse_depth,
     target_size,
 )
+from defm_rl.kernels import cpu_depth
 
 REFERENCE = np.load(Path(__file__).parent / "reference" / "preprocess.npz")
 TOLERANCE = 1e-5
 MEAN, STD = (0.248880, 0.495620, 0.492858), (0.139357, 0.271314, 0.297177)
+
+
+@pytest.fixture(autouse=True, params=["C++", "PyTorch"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """How depth on a processor is normalized: in one operation, or by PyTorch's where there is no compiler."""
+    way: str = request.param
+    if way == "PyTorch":
+        monkeypatch.setattr(cpu_depth, "available", lambda: False)
+    elif not cpu_depth.available():
+        pytest.skip("no C++ compiler, or not Linux")
+    return way
 
 
 @pytest.fixture
@@ -127,9 +139,10 @@ class TestChannels:
     @pytest.mark.parametrize("farthest", [5.0, 20.0])  # within the second channel's range, and beyond
     @pytest.mark.parametrize("at_once", [1, 2**20])  # so that there are several parts, the last one smaller, and one
     def test_of_resized_depth_are_the_definition(
-        self, monkeypatch: pytest.MonkeyPatch, farthest: float, at_once: int
+        self, monkeypatch: pytest.MonkeyPatch, way: str, farthest: float, at_once: int
     ) -> None:
         monkeypatch.setattr("defm_rl.depth._PIXELS_AT_ONCE", at_once)
+        monkeypatch.setattr(cpu_depth, "_LEAST_PIXELS", at_once)
         frames = 2 * torch.get_num_threads() + 1
         depth = torch.rand(frames, 40, 30, generator=torch.Generator().manual_seed(0)) * farthest
         depth[:, ::5, ::5] = 0.0

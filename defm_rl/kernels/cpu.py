@@ -1,61 +1,23 @@
-"""Operations of `cpu.cpp` for frozen networks on a processor: built where they are first needed, and kept on disk.
+"""Operations of `cpu.cpp` for frozen networks on a processor, where they can be built (see `build`)."""
 
-They need a C++ compiler and Linux. Where there is none, or where it fails, PyTorch's operations go on doing the work.
-"""
-
-import hashlib
-import logging
-import os
-import platform
-import shutil
-import subprocess
-import sys
-import tempfile
-import time
 from functools import cache
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-_logger = logging.getLogger(__name__)
-
-_SOURCE = Path(__file__).with_name("cpu.cpp")
-# By what PyTorch's own kernels use here, which its vector classes are told in the same way.
-_INSTRUCTIONS = {
-    "AVX512": ("-mavx512f", "-mavx512dq", "-mavx512bw", "-mavx512vl", "-mfma", "-mf16c"),
-    "AVX2": ("-mavx2", "-mfma", "-mf16c"),
-    "DEFAULT": (),
-}
-_TIMEOUT_S = 300
+from defm_rl.kernels import build
 
 
 @cache
 def available() -> bool:
     """Whether the operations can be used: loads them, and builds them first where they are not on disk yet.
 
-    Building takes some twenty seconds, once for each machine's instructions and PyTorch. They are kept in
-    `$XDG_CACHE_HOME/defm_rl` or `~/.cache/defm_rl`.
+    Building takes some twenty seconds, once for each machine's instructions and PyTorch.
     """
-    if hasattr(torch.ops.defm_rl, "conv3x3"):  # a second registration would end the process
-        return True
-    if sys.platform != "linux":
-        return False
-    compiler = os.environ.get("CXX") or "c++"
-    try:
-        flags = _flags()
-        library = _library(flags)
-        if not library.exists():
-            if shutil.which(compiler) is None:
-                _logger.info("Encoding on this processor would be faster with a C++ compiler (g++), which is not here.")
-                return False
-            _build(compiler, flags, library)
-        torch.ops.load_library(str(library))
-    except (OSError, RuntimeError, subprocess.SubprocessError) as error:
-        detail = error.stderr if isinstance(error, subprocess.CalledProcessError) else error
-        _logger.warning("Kernels for this processor cannot be built, PyTorch's operations take their place: %s", detail)
-        return False
-    return True
+    if not hasattr(torch.ops.defm_rl, "conv3x3"):  # a second registration would end the process
+        build.load("cpu.cpp", _flags(), torch.ops.load_library)
+    return hasattr(torch.ops.defm_rl, "conv3x3")
 
 
 def group_norm_act_(
@@ -162,44 +124,11 @@ def winograd_weight(weight: Tensor) -> Tensor:
 
 
 def _flags() -> list[str]:
-    capability = torch.backends.cpu.get_cpu_capability()
-    if capability not in _INSTRUCTIONS:
-        capability = "DEFAULT"
+    capability, includes = build.capability(), Path(torch.__file__).parent / "include"
     return [
-        "-std=c++20",
-        "-O3",
-        "-fno-math-errno",
-        "-fPIC",
-        "-fopenmp",
-        *_INSTRUCTIONS[capability],
+        f"-I{includes}",
+        f"-I{includes / 'torch/csrc/api/include'}",
         f"-DCPU_CAPABILITY={capability}",
         f"-DCPU_CAPABILITY_{capability}",
         f"-D_GLIBCXX_USE_CXX11_ABI={int(torch.compiled_with_cxx11_abi())}",
     ]
-
-
-def _library(flags: list[str]) -> Path:
-    """Where the operations are kept, by all that they depend on."""
-    parts = [_SOURCE.read_text(), torch.__version__, platform.machine(), *flags]
-    digest = hashlib.sha256("\n".join(parts).encode()).hexdigest()
-    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return root / "defm_rl" / f"cpu-{digest[:16]}.so"
-
-
-def _build(compiler: str, flags: list[str], library: Path) -> None:
-    torch_root = Path(torch.__file__).parent
-    start = time.perf_counter()
-    library.parent.mkdir(parents=True, exist_ok=True)
-    # Processes that start together each build their own; a file is there whole or not at all.
-    with tempfile.TemporaryDirectory(dir=library.parent) as folder:
-        built = Path(folder) / library.name
-        includes = [f"-I{torch_root / folder}" for folder in ("include", "include/torch/csrc/api/include")]
-        _run(compiler, *flags, *includes, "-c", str(_SOURCE), "-o", f"{built}.o")
-        # Without -fopenmp: PyTorch brings an OpenMP of its own, and a second one would have threads of its own.
-        _run(compiler, "-shared", f"{built}.o", f"-L{torch_root / 'lib'}", "-ltorch_cpu", "-lc10", "-o", str(built))
-        built.replace(library)
-    _logger.info("Building the kernels for this processor took %.1f s.", time.perf_counter() - start)
-
-
-def _run(*command: str) -> None:
-    subprocess.run(command, check=True, capture_output=True, text=True, timeout=_TIMEOUT_S)

@@ -1,9 +1,6 @@
-"""The operations for processors, of every set of instructions, against float64; where they cannot be built."""
+"""The operations for processors, of every set of instructions, against float64."""
 
 import contextlib
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
@@ -12,6 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from composed import ACTIVATIONS, expected_of
+from processes import run
 from torch import Tensor
 
 from defm_rl import DepthEncoder
@@ -142,13 +140,16 @@ def test_3x3_convolution(size: tuple[int, int], channels: tuple[int, int], image
             assert_convolved(out, x, weight, added, 1)
 
 
-def test_a_convolution_after_winograd_costs_no_digits_beside_pytorchs() -> None:
+def test_a_convolution_after_winograd_is_closer_than_a_sum_in_order() -> None:
     needs_compiler()
-    x, weight = torch.randn(2, 256, 12, 20), torch.randn(256, 256, 3, 3) / 48.0
+    x, weight = torch.randn(1, 256, 12, 20), torch.randn(64, 256, 3, 3) / 48.0
     exact = F.conv2d(x.double(), weight.double(), None, 1, 1)
-    pytorchs = (F.conv2d(x, weight, None, 1, 1) - exact).square().mean().sqrt()
-    ours = (conv3x3(x, weight) - exact).square().mean().sqrt()
-    assert ours <= 2.0 * pytorchs
+    in_order = torch.zeros(64, 12 * 20)
+    for pixels, factors in zip(F.unfold(x, 3, padding=1)[0], weight.flatten(1).t(), strict=True):
+        in_order += factors[:, None] * pixels
+    error_in_order = (in_order.view_as(exact) - exact).square().mean().sqrt()
+    error = (conv3x3(x, weight) - exact).square().mean().sqrt()
+    assert error < error_in_order
 
 
 def conv3x3(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -244,66 +245,3 @@ def test_every_set_of_instructions(capability: str, tmp_path: Path) -> None:
     output = run(*command, ATEN_CPU_CAPABILITY=capability, XDG_CACHE_HOME=str(tmp_path))
     assert "skipped" not in output
     assert len(list(tmp_path.glob("defm_rl/cpu-*.so"))) == 1
-
-
-# A process loads them once and for all: each of these is one of its own.
-ENCODE = """
-import logging, torch
-from defm_rl import DepthEncoder
-from defm_rl.kernels import cpu
-logging.basicConfig(level=logging.INFO)
-depth = torch.rand(2, 32, 32)
-encoder = DepthEncoder("defm_regnet_y_400mf", weights="random")
-torch.testing.assert_close(encoder.encode(depth), encoder(depth), rtol=1e-4, atol=1e-4)
-print("available:", cpu.available())
-"""
-
-
-def test_what_was_built_is_kept(tmp_path: Path) -> None:
-    needs_compiler()
-    output = run("-c", ENCODE, XDG_CACHE_HOME=str(tmp_path))
-    assert "Building the kernels for this processor took" in output
-    assert "available: True" in output
-    (library,) = (tmp_path / "defm_rl").iterdir()
-    assert library.suffix == ".so"
-    output = run("-c", ENCODE, XDG_CACHE_HOME=str(tmp_path), CXX="/missing")
-    assert "Building" not in output
-    assert "available: True" in output
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="they are for Linux")
-class TestWherePytorchsOperationsDoTheWork:
-    def test_without_a_compiler(self, tmp_path: Path) -> None:
-        assert_refused("would be faster with a C++ compiler", tmp_path, CXX="/missing")
-
-    def test_with_a_compiler_that_fails(self, tmp_path: Path) -> None:
-        compiler = script(tmp_path / "c++", "echo no such header >&2", "exit 1")
-        assert_refused("PyTorch's operations take their place: no such header", tmp_path, CXX=compiler)
-
-    def test_with_a_file_where_the_cache_should_be(self, tmp_path: Path) -> None:
-        (tmp_path / "defm_rl").write_text("")
-        assert_refused("PyTorch's operations take their place", tmp_path)
-
-    def test_with_a_library_that_cannot_be_loaded(self, tmp_path: Path) -> None:
-        compiler = script(tmp_path / "c++", "for last; do :; done", 'echo nothing > "$last"')
-        assert_refused("PyTorch's operations take their place", tmp_path, CXX=compiler)
-
-
-def assert_refused(message: str, cache: Path, **environment: str) -> None:
-    output = run("-c", ENCODE, XDG_CACHE_HOME=str(cache), **environment)
-    assert message in output
-    assert "available: False" in output
-
-
-def script(path: Path, *lines: str) -> str:
-    path.write_text("\n".join(["#!/bin/sh", *lines, ""]))
-    path.chmod(0o755)
-    return str(path)
-
-
-def run(*arguments: str, **environment: str) -> str:
-    """What a Python process prints, which must end well."""
-    command = [sys.executable, *arguments]
-    result = subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True, check=False)
-    assert result.returncode == 0, result.stdout[-5000:] + result.stderr[-2000:]
-    return result.stdout + result.stderr

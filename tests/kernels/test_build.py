@@ -1,0 +1,90 @@
+"""What is built for processors is kept, once for all processes; where it cannot be built."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from processes import PYTHON, environment, run
+
+from defm_rl.kernels import cpu_depth
+
+# A process loads a library once and for all: each of these is one of its own.
+NORMALIZE = """
+import logging, torch
+from defm_rl import normalize_depth
+from defm_rl.kernels import cpu_depth
+logging.basicConfig(level=logging.INFO)
+depth = torch.rand(2, 8, 8)
+available = cpu_depth.available()
+channels = normalize_depth(depth)
+torch.testing.assert_close(channels, normalize_depth(depth.double()).float(), rtol=1e-4, atol=1e-4)
+print("available:", available)
+"""
+ENCODE = """
+import logging, torch
+from defm_rl import DepthEncoder
+from defm_rl.kernels import cpu
+logging.basicConfig(level=logging.INFO)
+depth = torch.rand(2, 32, 32)
+encoder = DepthEncoder("defm_regnet_y_400mf", weights="random")
+torch.testing.assert_close(encoder.encode(depth), encoder(depth), rtol=1e-4, atol=1e-4)
+print("available:", cpu.available())
+"""
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="it is built on Linux only")
+
+
+def needs_compiler() -> None:
+    if not cpu_depth.available():
+        pytest.skip("no C++ compiler")
+
+
+def test_what_was_built_is_kept(tmp_path: Path) -> None:
+    needs_compiler()
+    output = run("-c", ENCODE, XDG_CACHE_HOME=str(tmp_path))
+    assert "Building cpu.cpp for this processor took" in output
+    assert "Building depth.cpp for this processor took" in output
+    assert "available: True" in output
+    assert sorted(path.name.split("-")[0] for path in (tmp_path / "defm_rl").iterdir()) == ["cpu", "depth"]
+    output = run("-c", ENCODE, XDG_CACHE_HOME=str(tmp_path), CXX="/missing")
+    assert "Building" not in output
+    assert "available: True" in output
+
+
+def test_workers_that_start_together_build_once(tmp_path: Path) -> None:
+    needs_compiler()
+    compiler = script(tmp_path / "c++", f'echo "$@" >> {tmp_path}/calls', "sleep 0.3", 'exec c++ "$@"')
+    settings = environment(XDG_CACHE_HOME=str(tmp_path), CXX=compiler)
+    workers = [subprocess.Popen([PYTHON, "-c", NORMALIZE], env=settings) for _ in range(3)]
+    assert [worker.wait(timeout=120) for worker in workers] == [0, 0, 0]
+    assert len((tmp_path / "calls").read_text().splitlines()) == 2  # to compile and to link
+
+
+class TestWherePytorchsOperationsDoTheWork:
+    def test_without_a_compiler(self, tmp_path: Path) -> None:
+        assert_refused("would be faster with a C++ compiler", tmp_path, CXX="/missing")
+
+    def test_with_a_compiler_that_fails(self, tmp_path: Path) -> None:
+        compiler = script(tmp_path / "c++", "echo no such header >&2", "exit 1")
+        assert_refused("PyTorch's operations take its place: no such header", tmp_path, CXX=compiler)
+
+    def test_with_a_file_where_the_cache_should_be(self, tmp_path: Path) -> None:
+        (tmp_path / "defm_rl").write_text("")
+        assert_refused("PyTorch's operations take its place", tmp_path)
+
+    def test_with_a_library_that_cannot_be_loaded(self, tmp_path: Path) -> None:
+        compiler = script(tmp_path / "c++", "for last; do :; done", 'echo nothing > "$last"')
+        assert_refused("PyTorch's operations take its place", tmp_path, CXX=compiler)
+
+
+def assert_refused(message: str, cache: Path, **variables: str) -> None:
+    for program in (NORMALIZE, ENCODE):
+        output = run("-c", program, XDG_CACHE_HOME=str(cache), **variables)
+        assert message in output
+        assert "available: False" in output
+
+
+def script(path: Path, *lines: str) -> str:
+    path.write_text("\n".join(["#!/bin/sh", *lines, ""]))
+    path.chmod(0o755)
+    return str(path)
