@@ -129,8 +129,12 @@ class Conv(nn.Conv2d):
             return self._pointwise(x)
         return super().forward(x)
 
-    def use_cpu_kernel(self) -> None:
-        """Packs a frozen weight for the kernel of `defm_rl.kernels.cpu` that is fastest here, if there is one."""
+    def use_cpu_kernel(self, factors: torch.dtype) -> None:
+        """Packs a frozen weight for the kernel of `defm_rl.kernels.cpu` that is fastest here, if there is one.
+
+        Args:
+            factors: What products of matrices are of, float32 or bfloat16.
+        """
         channels, weight = (self.in_channels, self.out_channels), self.weight
         if self.groups > 1:
             if self.in_channels == self.out_channels and self.bias is None:
@@ -138,10 +142,10 @@ class Conv(nn.Conv2d):
                 self.register_buffer("packed", cpu.grouped_weight(weight), persistent=False)
         elif self.in_channels % 4 == 0:  # of three channels oneDNN's are as fast
             self.cpu_kernel = "product"
-            self.register_buffer("packed", cpu.product_weight(weight), persistent=False)
+            self.register_buffer("packed", cpu.product_weight(weight, factors), persistent=False)
             if self.kernel_size[0] == 3 and self.stride[0] == 1 and not any(count % 32 for count in channels):
                 self.cpu_kernel = "3x3"
-                self.register_buffer("winograds", cpu.winograd_weight(weight), persistent=False)
+                self.register_buffer("winograds", cpu.winograd_weight(weight, factors), persistent=False)
             self.weight = weight.new_empty(0)
 
     def _pointwise(self, x: Tensor) -> Tensor:
@@ -236,15 +240,19 @@ def _linear(conv: nn.Conv2d, x: Tensor) -> Tensor:
     return F.linear(x, conv.weight.flatten(1), conv.bias)
 
 
-def use_cpu_kernels(net: nn.Module) -> None:
+def use_cpu_kernels(net: nn.Module, factors: torch.dtype = torch.float32) -> None:
     """Has a frozen float32 network on a processor use the operations of `defm_rl.kernels.cpu`, where there are any.
 
     Some write over what they get, which saves passes over memory: nothing else may hold it, nothing is differentiated.
+
+    Args:
+        net: The network.
+        factors: What products of matrices are of, float32 or bfloat16. Their sums, and all else, are float32.
     """
     if cpu.available():
         for module in net.modules():
             if isinstance(module, Conv):
-                module.use_cpu_kernel()
+                module.use_cpu_kernel(factors)
             elif isinstance(module, GroupNormAct | SqueezeExcitation):
                 module.cpu_kernels = True
 

@@ -459,33 +459,94 @@ Tensor grouped_conv(const Tensor& x, const Tensor& weight, const Tensor& packed,
 }
 
 // Convolutions of all channels are products of matrices, whose right side is packed into panels of output channels.
+//
+// Their factors are float32 or bfloat16; sums and maps are float32. Two bfloat16 of a row, one after the other, take the
+// place of a float32, and so do those that they are multiplied with: instructions multiply such pairs and add the two.
+
+using c10::BFloat16;
+template <typename Number>
+constexpr int64_t kPairing = sizeof(float) / sizeof(Number);
 
 constexpr int64_t kPanel = 2 * kLanes;         // output channels that are computed at a time
 constexpr int kRows = kLanes == 16 ? 12 : 6;  // whose sums of a panel fit into the registers
 constexpr int64_t kBlock = 36;                // rows that are in work together: what belongs to them stays in the cache
+constexpr int64_t kUnrolled = 4;              // products that are added up together where there are few rows
+
+using WideBits = uint32_t __attribute__((vector_size(4 * kLanes)));
+
+// sum + left * right, of floats or of pairs, whose bits `left` and `right` hold.
+template <typename Number>
+Wide multiply_add(const Number* left, Wide right, Wide sum) {
+  float bits;
+  std::memcpy(&bits, left, sizeof bits);
+  if constexpr (kPairing<Number> == 1) {
+    return sum + bits * right;
+  } else {
+#ifdef __AVX512BF16__
+    const __m512bh both = reinterpret_cast<__m512bh>(_mm512_set1_ps(bits));
+    return _mm512_dpbf16_ps(sum, both, reinterpret_cast<__m512bh>(right));
+#else
+    uint32_t pair;
+    std::memcpy(&pair, left, sizeof pair);
+    const WideBits pairs = reinterpret_cast<WideBits>(right);
+    const auto number = [](uint32_t upper_half) { return c10::bit_cast<float>(upper_half); };
+    sum += number(pair << 16) * reinterpret_cast<Wide>(pairs << 16);
+    return sum + number(pair & 0xffff0000) * reinterpret_cast<Wide>(pairs & 0xffff0000);
+#endif
+  }
+}
+
+// Writes floats as numbers, rounded to the nearest, and to the even one of two that are as near.
+void put(float* to, Wide values) { store(to, values); }
+
+void put(BFloat16* to, Wide values) {
+#ifdef __AVX512BF16__
+  const auto rounded = _mm512_cvtneps_pbh(values);
+#else
+  const WideBits bits = reinterpret_cast<WideBits>(values);
+  const WideBits nearest = values == values ? (bits + 0x7fff + ((bits >> 16) & 1)) >> 16 : WideBits{} + 0x7fc0;
+  using Halves = uint16_t __attribute__((vector_size(2 * kLanes)));
+  const Halves rounded = __builtin_convertvector(nearest, Halves);
+#endif
+  static_assert(sizeof rounded == kLanes * sizeof(BFloat16));
+  std::memcpy(to, &rounded, sizeof rounded);
+}
+
+template <typename Number>
+void put_all(Number* to, const float* from, int64_t count) {
+  if constexpr (kPairing<Number> == 1) {
+    std::memcpy(to, from, count * sizeof(float));
+  } else {
+    int64_t i = 0;
+    for (; i + kLanes <= count; i += kLanes) put(to + i, load<Wide>(from + i));
+    for (; i < count; ++i) to[i] = from[i];
+  }
+}
 
 // A factor of a sum of products: where its left side begins, and where its right side does.
+template <typename Number>
 struct Factors {
-  const float *x, *panel;
+  const Number *x, *panel;
 };
 
 // The sum of some (rows, depth) matrices each times the first `vectors` vectors of a (depth, kPanel) one; `depth` is a
-// multiple of four.
-template <int rows, int vectors>
-void multiply(const Factors* factors, int64_t products, int64_t x_stride, int64_t depth, float* out,
+// multiple of kUnrolled floats or pairs.
+template <int rows, int vectors, typename Number>
+void multiply(const Factors<Number>* factors, int64_t products, int64_t x_stride, int64_t depth, float* out,
               int64_t out_stride) {
+  constexpr int64_t pairing = kPairing<Number>;
   // Enough sums at a time for additions not to wait for each other.
-  constexpr int splits = rows >= 4 ? 1 : rows >= 2 ? 2 : 4;
+  constexpr int splits = rows >= 4 ? 1 : rows >= 2 ? 2 : kUnrolled;
   Wide sums[splits][rows][vectors] = {};
   for (int64_t product = 0; product < products; ++product) {
-    const float *x = factors[product].x, *panel = factors[product].panel;
-    for (int64_t i = 0; i < depth; i += splits) {
-      for (int split = 0; split < splits; ++split, panel += kPanel) {
+    const Number *x = factors[product].x, *panel = factors[product].panel;
+    for (int64_t i = 0; i < depth; i += splits * pairing) {
+      for (int split = 0; split < splits; ++split, panel += kPanel * pairing) {
         Wide right[vectors];
-        for (int v = 0; v < vectors; ++v) right[v] = load<Wide>(panel + v * kLanes);
+        for (int v = 0; v < vectors; ++v) std::memcpy(&right[v], panel + v * kLanes * pairing, sizeof(Wide));
         for (int row = 0; row < rows; ++row) {
-          const float left = x[row * x_stride + i + split];
-          for (int v = 0; v < vectors; ++v) sums[split][row][v] += left * right[v];
+          const Number* left = x + row * x_stride + i + split * pairing;
+          for (int v = 0; v < vectors; ++v) sums[split][row][v] = multiply_add(left, right[v], sums[split][row][v]);
         }
       }
     }
@@ -503,8 +564,8 @@ void multiply(const Factors* factors, int64_t products, int64_t x_stride, int64_
 }
 
 // The same for `count` rows, but kRows at the most.
-template <int vectors = 2, int rows = kRows>
-void multiply_rows(int64_t count, const Factors* factors, int64_t products, int64_t x_stride, int64_t depth,
+template <int vectors = 2, int rows = kRows, typename Number>
+void multiply_rows(int64_t count, const Factors<Number>* factors, int64_t products, int64_t x_stride, int64_t depth,
                    float* out, int64_t out_stride) {
   if (count >= rows) return multiply<rows, vectors>(factors, products, x_stride, depth, out, out_stride);
   if constexpr (rows > 1) {
@@ -534,32 +595,52 @@ Tensor with_bias(Tensor out, const std::optional<Tensor>& bias) {
   return out.add_(bias->view({1, -1, 1, 1}));
 }
 
-std::unique_ptr<float[]> scratch_of(int64_t size) { return std::unique_ptr<float[]>(new float[size]); }
+// Memory as it is; `Number` may be one that would be set to zero.
+template <typename Number>
+struct Scratch {
+  std::unique_ptr<float[]> floats;
+  Number* get() const { return reinterpret_cast<Number*>(floats.get()); }
+};
 
+template <typename Number>
+Scratch<Number> scratch_of(int64_t size) {
+  return {std::unique_ptr<float[]>(new float[at::divup(size, kPairing<Number>)])};
+}
+
+template <typename Number>
 struct ProductConvolution {
-  const float *x, *weight;  // of the weight, see `product_weight`
+  const float* x;
+  const Number* weight;  // see `product_weight`
   float* out;
   int64_t height, width, channels, out_height, out_width, out_channels, side, stride, depth;
 
   // For `count` output pixels from the first, the channels of some panels.
   void operator()(int64_t first, int64_t count, int64_t first_panel, int64_t last_panel) const {
-    const bool in_place = side == 1 && stride == 1 && depth == channels;
-    const auto scratch = scratch_of(in_place ? 0 : count * depth);
-    if (!in_place) {
+    const bool is_as_it_is = side == 1 && stride == 1 && depth == channels;
+    if constexpr (kPairing<Number> == 1) {
+      if (is_as_it_is) return multiply_block(x + first * channels, first, count, first_panel, last_panel);
+    }
+    const auto scratch = scratch_of<Number>(count * depth);
+    if (is_as_it_is) {
+      put_all(scratch.get(), x + first * channels, count * channels);
+    } else {
       for (int64_t i = 0; i < count; ++i) gather(first + i, scratch.get() + i * depth);
     }
-    const float* rows = in_place ? x + first * channels : scratch.get();
+    multiply_block(scratch.get(), first, count, first_panel, last_panel);
+  }
+
+  void multiply_block(const Number* rows, int64_t first, int64_t count, int64_t first_panel, int64_t last_panel) const {
     for (int64_t panel = first_panel; panel < last_panel; ++panel) {
       const int64_t begin = panel * kPanel, used = std::min(kPanel, out_channels - begin);
       for (int64_t i = 0; i < count; i += kRows) {
-        const Factors factors{rows + i * depth, weight + panel * depth * kPanel};
+        const Factors<Number> factors{rows + i * depth, weight + panel * depth * kPanel};
         float* to = out + (first + i) * out_channels + begin;
         if (used == kPanel) {
           multiply_rows(count - i, &factors, 1, depth, depth, to, out_channels);
           continue;
         }
         float results[kRows * kPanel];
-        const auto multiply_some = used > kLanes ? multiply_rows<2> : multiply_rows<1>;
+        const auto multiply_some = used > kLanes ? multiply_rows<2, kRows, Number> : multiply_rows<1, kRows, Number>;
         multiply_some(count - i, &factors, 1, depth, depth, results, kPanel);
         for (int64_t row = 0; row < std::min<int64_t>(kRows, count - i); ++row) {
           std::memcpy(to + row * out_channels, results + row * kPanel, used * 4);
@@ -569,28 +650,53 @@ struct ProductConvolution {
   }
 
   // What an output pixel sees, side by side, with zeros for the padding.
-  void gather(int64_t pixel, float* to) const {
+  void gather(int64_t pixel, Number* to) const {
     const int64_t image = pixel / (out_height * out_width), place = pixel % (out_height * out_width);
     const int64_t top = place / out_width * stride - side / 2, left = place % out_width * stride - side / 2;
     const int64_t first = std::max<int64_t>(0, -left), last = std::min(side, width - left);
-    std::fill_n(to, depth, 0.0f);
+    if (side > 1 || depth > channels) std::fill_n(to, depth, Number(0.0f));
     for (int64_t i = std::max<int64_t>(0, -top); i < std::min(side, height - top); ++i) {
       const float* from = x + ((image * height + top + i) * width + left + first) * channels;
-      std::memcpy(to + (i * side + first) * channels, from, (last - first) * channels * 4);
+      put_all(to + (i * side + first) * channels, from, (last - first) * channels);
     }
   }
 };
 
+// Whether factors are float32 or bfloat16: calls f(Number()).
+template <typename F>
+void with_number(const Tensor& packed, F f) {
+  if (packed.scalar_type() == at::kBFloat16) return f(BFloat16());
+  TORCH_CHECK(packed.scalar_type() == at::kFloat, "a packed weight is float32 or bfloat16; got ", packed.scalar_type());
+  f(float());
+}
+
+int64_t pairing_of(at::ScalarType dtype) {
+  TORCH_CHECK(dtype == at::kFloat || dtype == at::kBFloat16, "weights are float32 or bfloat16; got ", dtype);
+  return dtype == at::kFloat ? kPairing<float> : kPairing<BFloat16>;
+}
+
+// The rows of a packed weight for `channels * side * side` products each.
+int64_t depth_of(int64_t products, at::ScalarType dtype) {
+  const int64_t multiple = kUnrolled * pairing_of(dtype);
+  return at::divup(products, multiple) * multiple;
+}
+
+// (..., depth, columns) to panels (..., panels, depth / pairing, kPanel, pairing), the numbers of a pair side by side.
+Tensor panels_of(const Tensor& matrices, at::ScalarType dtype) {
+  const int64_t pairing = pairing_of(dtype);
+  return matrices.unflatten(-1, {-1, kPanel}).unflatten(-3, {-1, pairing}).movedim({-2, -3}, {-4, -1}).to(dtype).contiguous();
+}
+
 // A (K, C, side, side) weight as a matrix in panels: (K / p, side * side * C, p), where p is how many output channels
-// are computed at a time. Zeros fill the last panel, and the rows up to a multiple of four.
-Tensor product_weight(const Tensor& weight) {
+// are computed at a time. Zeros fill the last panel, and the rows up to a multiple of kUnrolled.
+Tensor product_weight(const Tensor& weight, at::ScalarType dtype) {
   TORCH_CHECK(weight.dim() == 4 && weight.size(2) == weight.size(3), "weight must be (K, C, side, side); got ",
               weight.sizes());
   const Tensor matrix = weight.permute({2, 3, 1, 0}).flatten(0, 2);
-  const int64_t depth = at::divup(matrix.size(0), 4) * 4, panels = at::divup(matrix.size(1), kPanel);
+  const int64_t depth = depth_of(matrix.size(0), dtype), panels = at::divup(matrix.size(1), kPanel);
   const Tensor padded = at::zeros({depth, panels * kPanel}, matrix.options());
   padded.slice(0, 0, matrix.size(0)).slice(1, 0, matrix.size(1)).copy_(matrix);
-  return padded.reshape({depth, panels, kPanel}).transpose(0, 1).contiguous();
+  return panels_of(padded, dtype);
 }
 
 Tensor product_conv_out(const Tensor& x, const Tensor&, const std::optional<Tensor>&, int64_t out_channels, int64_t,
@@ -601,18 +707,21 @@ Tensor product_conv_out(const Tensor& x, const Tensor&, const std::optional<Tens
 Tensor product_conv(const Tensor& x, const Tensor& packed, const std::optional<Tensor>& bias, int64_t out_channels,
                     int64_t side, int64_t stride) {
   const Tensor given = channels_last(x);
-  const int64_t channels = x.size(1), depth = at::divup(side * side * channels, 4) * 4;
+  const int64_t channels = x.size(1), pairing = pairing_of(packed.scalar_type());
+  const int64_t depth = depth_of(side * side * channels, packed.scalar_type());
   const int64_t panels = at::divup(out_channels, kPanel);
-  TORCH_CHECK(packed.sizes() == at::IntArrayRef({panels, depth, kPanel}) && packed.is_contiguous(),
+  TORCH_CHECK(packed.sizes() == at::IntArrayRef({panels, depth / pairing, kPanel, pairing}) && packed.is_contiguous(),
               "packed must be product_weight(weight) of a weight (", out_channels, ", ", channels, ", ", side, ", ",
               side, "); got ", packed.sizes());
   const Tensor out = product_conv_out(given, packed, bias, out_channels, side, stride);
   if (out.numel() == 0) return out;
-  const ProductConvolution convolve{given.data_ptr<float>(), packed.data_ptr<float>(), out.data_ptr<float>(),
-                                    x.size(2),               x.size(3),                channels,
-                                    out.size(2),             out.size(3),              out_channels,
-                                    side,                    stride,                   depth};
-  for_each_block(out.numel() / out_channels, panels, convolve);
+  with_number(packed, [&]<typename Number>(Number) {
+    const ProductConvolution<Number> convolve{given.data_ptr<float>(), packed.data_ptr<Number>(), out.data_ptr<float>(),
+                                              x.size(2),               x.size(3),                 channels,
+                                              out.size(2),             out.size(3),               out_channels,
+                                              side,                    stride,                    depth};
+    for_each_block(out.numel() / out_channels, panels, convolve);
+  });
   return with_bias(out, bias);
 }
 
@@ -622,8 +731,10 @@ Tensor product_conv(const Tensor& x, const Tensor& packed, const std::optional<T
 
 constexpr int64_t kPositions = 16;
 
+template <typename Number>
 struct WinogradConvolution {
-  const float *x, *weight;  // of the weight, see `winograd_weight`
+  const float* x;
+  const Number* weight;  // see `winograd_weight`
   float* out;
   int64_t height, width, channels, out_channels;
 
@@ -641,19 +752,20 @@ struct WinogradConvolution {
   // For `count` tiles from the first, the output channels of some panels.
   void operator()(int64_t first, int64_t count, int64_t first_panel, int64_t last_panel) const {
     const int64_t part = (last_panel - first_panel) * kPanel;
-    const auto scratch = scratch_of(channels + kPositions * count * (channels + part));
-    float *padding = scratch.get(), *inputs = padding + channels, *products = inputs + kPositions * count * channels;
+    const auto transformed = scratch_of<Number>(kPositions * count * channels);
+    const auto scratch = scratch_of<float>(channels + kPositions * count * part);
+    float *padding = scratch.get(), *products = padding + channels;
     std::fill_n(padding, channels, 0.0f);
     for (int64_t t = 0; t < count; ++t) {
-      transform(corner_of(first + t), padding, inputs + t * channels, count * channels);
+      transform(corner_of(first + t), padding, transformed.get() + t * channels, count * channels);
     }
     for (int64_t position = 0; position < kPositions; ++position) {
-      const float* rows = inputs + position * count * channels;
+      const Number* rows = transformed.get() + position * count * channels;
       float* results = products + position * count * part;
       for (int64_t panel = first_panel; panel < last_panel; ++panel, results += kPanel) {
-        const float* matrix = weight + (position * (out_channels / kPanel) + panel) * channels * kPanel;
+        const Number* matrix = weight + (position * (out_channels / kPanel) + panel) * channels * kPanel;
         for (int64_t t = 0; t < count; t += kRows) {
-          const Factors factors{rows + t * channels, matrix};
+          const Factors<Number> factors{rows + t * channels, matrix};
           multiply_rows(count - t, &factors, 1, channels, channels, results + t * part, part);
         }
       }
@@ -664,7 +776,7 @@ struct WinogradConvolution {
   }
 
   // The 16 numbers of a tile, `stride` apart, of every channel.
-  void transform(Corner corner, const float* padding, float* to, int64_t stride) const {
+  void transform(Corner corner, const float* padding, Number* to, int64_t stride) const {
     const float* pixels[4][4];
     for (int64_t i = 0; i < 4; ++i) {
       for (int64_t j = 0; j < 4; ++j) {
@@ -684,11 +796,11 @@ struct WinogradConvolution {
         half[3][j] = second - fourth;
       }
       for (int i = 0; i < 4; ++i) {
-        float* row = to + 4 * i * stride + c;
-        store(row, half[i][0] - half[i][2]);
-        store(row + stride, half[i][1] + half[i][2]);
-        store(row + 2 * stride, half[i][2] - half[i][1]);
-        store(row + 3 * stride, half[i][1] - half[i][3]);
+        Number* row = to + 4 * i * stride + c;
+        put(row, half[i][0] - half[i][2]);
+        put(row + stride, half[i][1] + half[i][2]);
+        put(row + 2 * stride, half[i][2] - half[i][1]);
+        put(row + 3 * stride, half[i][1] - half[i][3]);
       }
     }
   }
@@ -719,21 +831,21 @@ struct WinogradConvolution {
 
 // A (K, C, 3, 3) weight as the 16 matrices that tiles are multiplied with, in panels: (16, K / p, C, p), where p is how
 // many output channels are computed at a time.
-Tensor winograd_weight(const Tensor& weight) {
+Tensor winograd_weight(const Tensor& weight, at::ScalarType dtype) {
   TORCH_CHECK(weight.dim() == 4 && weight.size(2) == 3 && weight.size(3) == 3 && weight.size(0) % 32 == 0 &&
                   weight.size(1) % 32 == 0,
               "weight must be (K, C, 3, 3), with K and C multiples of 32; got ", weight.sizes());
   const Tensor transform =
       at::tensor({1.0, 0.0, 0.0, 0.5, 0.5, 0.5, 0.5, -0.5, 0.5, 0.0, 0.0, 1.0}, at::kDouble).view({4, 3});
   const Tensor matrices = at::einsum("ih,kchw,jw->ijck", {transform, weight.to(at::kDouble), transform});
-  const int64_t channels = weight.size(1), panels = weight.size(0) / kPanel;
-  return matrices.reshape({kPositions, channels, panels, kPanel}).transpose(1, 2).to(at::kFloat).contiguous();
+  return panels_of(matrices.flatten(0, 1), dtype);
 }
 
 // A 3x3 convolution with padding 1 of small maps, pixel by pixel for many images at once: it leaves out the products
 // with the padding, which are half of all in a map of 2x2 pixels.
+template <typename Number>
 struct SmallMapConvolution {
-  const float *x, *weight;  // of the weight, see `product_weight`
+  const Number *x, *weight;  // of the weight, see `product_weight`
   float* out;
   int64_t height, width, channels, out_channels;
 
@@ -743,7 +855,7 @@ struct SmallMapConvolution {
     for (int64_t panel = first_panel; panel < last_panel; ++panel) {
       for (int64_t i = 0; i < count; i += kRows) {
         for (int64_t pixel = 0; pixel < pixels; ++pixel) {
-          Factors factors[9];
+          Factors<Number> factors[9];
           int64_t products = 0;
           for (int64_t tap = 0; tap < 9; ++tap) {
             const int64_t row = pixel / width + tap / 3 - 1, column = pixel % width + tap % 3 - 1;
@@ -760,30 +872,39 @@ struct SmallMapConvolution {
 };
 
 Tensor conv3x3_out(const Tensor& x, const Tensor& winograds, const Tensor&, const std::optional<Tensor>&) {
-  return convolved(x, winograds.size(1) * winograds.size(3), 1);
+  return convolved(x, winograds.size(1) * kPanel, 1);
 }
 
 Tensor conv3x3(const Tensor& x, const Tensor& winograds, const Tensor& products, const std::optional<Tensor>& bias) {
   const Tensor given = channels_last(x);
   const int64_t channels = x.size(1), height = x.size(2), width = x.size(3), panels = winograds.size(1);
-  TORCH_CHECK(winograds.sizes() == at::IntArrayRef({kPositions, panels, channels, kPanel}) &&
-                  products.sizes() == at::IntArrayRef({panels, 9 * channels, kPanel}) && winograds.is_contiguous() &&
+  const int64_t pairing = pairing_of(winograds.scalar_type()), depth = channels / pairing;
+  TORCH_CHECK(winograds.sizes() == at::IntArrayRef({kPositions, panels, depth, kPanel, pairing}) &&
+                  products.sizes() == at::IntArrayRef({panels, 9 * depth, kPanel, pairing}) &&
+                  products.scalar_type() == winograds.scalar_type() && winograds.is_contiguous() &&
                   products.is_contiguous(),
               "weights must be winograd_weight(weight) and product_weight(weight) for ", channels, " channels; got ",
               winograds.sizes(), " and ", products.sizes());
   const Tensor out = conv3x3_out(given, winograds, products, bias);
   if (out.numel() == 0) return out;
-  const auto run = [&]<typename Convolution>(int64_t rows, const Tensor& weight) {
-    for_each_block(rows, panels, Convolution{given.data_ptr<float>(), weight.data_ptr<float>(), out.data_ptr<float>(),
-                                             height, width, channels, out.size(1)});
-  };
-  // Whichever takes fewer products.
-  const int64_t tiles = at::divup(height, 2) * at::divup(width, 2);
-  if ((3 * height - 2) * (3 * width - 2) <= kPositions * tiles) {
-    run.operator()<SmallMapConvolution>(x.size(0), products);
-  } else {
-    run.operator()<WinogradConvolution>(x.size(0) * tiles, winograds);
-  }
+  with_number(winograds, [&]<typename Number>(Number) {
+    // Whichever takes fewer products.
+    const int64_t tiles = at::divup(height, 2) * at::divup(width, 2);
+    if ((3 * height - 2) * (3 * width - 2) <= kPositions * tiles) {
+      const Tensor factors = given.to(products.scalar_type());
+      const SmallMapConvolution<Number> convolve{factors.data_ptr<Number>(), products.data_ptr<Number>(),
+                                                 out.data_ptr<float>(),      height,
+                                                 width,                      channels,
+                                                 out.size(1)};
+      for_each_block(x.size(0), panels, convolve);
+    } else {
+      const WinogradConvolution<Number> convolve{given.data_ptr<float>(), winograds.data_ptr<Number>(),
+                                                 out.data_ptr<float>(),   height,
+                                                 width,                   channels,
+                                                 out.size(1)};
+      for_each_block(x.size(0) * tiles, panels, convolve);
+    }
+  });
   return with_bias(out, bias);
 }
 
@@ -797,10 +918,10 @@ TORCH_LIBRARY(defm_rl, library) {
       "squeeze_excite_(Tensor(a!) x, Tensor weight1, Tensor bias1, Tensor weight2, Tensor bias2, str activation) "
       "-> Tensor(a!)");
   library.def("grouped_conv(Tensor x, Tensor weight, Tensor packed, int stride) -> Tensor");
-  library.def("product_weight(Tensor weight) -> Tensor");
+  library.def("product_weight(Tensor weight, ScalarType dtype) -> Tensor");
   library.def(
       "product_conv(Tensor x, Tensor packed, Tensor? bias, int out_channels, int side, int stride) -> Tensor");
-  library.def("winograd_weight(Tensor weight) -> Tensor");
+  library.def("winograd_weight(Tensor weight, ScalarType dtype) -> Tensor");
   library.def("conv3x3(Tensor x, Tensor winograds, Tensor products, Tensor? bias) -> Tensor");
 }
 
@@ -824,8 +945,10 @@ TORCH_LIBRARY_IMPL(defm_rl, Meta, library) {
   library.impl("grouped_conv", TORCH_FN(grouped_conv_out));
   library.impl("product_weight", TORCH_FN(product_weight));
   library.impl("product_conv", TORCH_FN(product_conv_out));
-  library.impl("winograd_weight", [](const Tensor& weight) {
-    return at::empty({kPositions, weight.size(0) / kPanel, weight.size(1), kPanel}, weight.options());
+  library.impl("winograd_weight", [](const Tensor& weight, at::ScalarType dtype) {
+    const int64_t pairing = pairing_of(dtype);
+    return at::empty({kPositions, weight.size(0) / kPanel, weight.size(1) / pairing, kPanel, pairing},
+                     weight.options().dtype(dtype));
   });
   library.impl("conv3x3", TORCH_FN(conv3x3_out));
 }

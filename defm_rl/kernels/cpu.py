@@ -20,6 +20,12 @@ def available() -> bool:
     return hasattr(torch.ops.defm_rl, "conv3x3")
 
 
+@cache
+def multiplies_bfloat16() -> bool:
+    """Whether the processor has instructions for products of bfloat16, so that they are faster than of float32."""
+    return build.capability() == "AVX512" and bool(torch.cpu._is_avx512_bf16_supported())
+
+
 def group_norm_act_(
     x: Tensor, groups: int, weight: Tensor, bias: Tensor, eps: float, activation: str, residual: Tensor | None
 ) -> Tensor:
@@ -92,9 +98,14 @@ def product_conv(x: Tensor, packed: Tensor, bias: Tensor | None, out_channels: i
     return out
 
 
-def product_weight(weight: Tensor) -> Tensor:
-    """(K, C, side, side) in the order that `product_conv` reads it in on this machine."""
-    packed: Tensor = torch.ops.defm_rl.product_weight(weight)
+def product_weight(weight: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    """(K, C, side, side) in the order that `product_conv` reads it in on this machine.
+
+    Args:
+        weight: The weight.
+        dtype: What is multiplied, float32 or bfloat16; sums are float32.
+    """
+    packed: Tensor = torch.ops.defm_rl.product_weight(weight, dtype)
     return packed
 
 
@@ -117,15 +128,21 @@ def conv3x3(x: Tensor, winograds: Tensor, products: Tensor, bias: Tensor | None)
     return out
 
 
-def winograd_weight(weight: Tensor) -> Tensor:
-    """(K, C, 3, 3), K and C multiples of 32, to the 16 K x C numbers that `conv3x3` takes on this machine."""
-    packed: Tensor = torch.ops.defm_rl.winograd_weight(weight)
+def winograd_weight(weight: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    """(K, C, 3, 3), K and C multiples of 32, to the 16 K x C numbers that `conv3x3` takes on this machine.
+
+    Args:
+        weight: The weight.
+        dtype: What is multiplied, float32 or bfloat16; sums are float32.
+    """
+    packed: Tensor = torch.ops.defm_rl.winograd_weight(weight, dtype)
     return packed
 
 
 def _flags() -> list[str]:
     capability, includes = build.capability(), Path(torch.__file__).parent / "include"
     return [
+        *(["-mavx512bf16"] if multiplies_bfloat16() else []),
         f"-I{includes}",
         f"-I{includes / 'torch/csrc/api/include'}",
         f"-DCPU_CAPABILITY={capability}",

@@ -111,18 +111,28 @@ def test_grouped_convolution(
 @pytest.mark.parametrize("size", [(1, 1), (5, 9), (33, 20)], ids=str)
 @pytest.mark.parametrize("channels", [(3, 64), (52, 40), (64, 17)], ids=str)
 @pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("factors", [torch.float32, torch.bfloat16])
 def test_convolution_as_a_product(
-    side: int, stride: int, size: tuple[int, int], channels: tuple[int, int], threads: int
+    side: int, stride: int, size: tuple[int, int], channels: tuple[int, int], threads: int, factors: torch.dtype
 ) -> None:
     needs_compiler()
     x, bias = torch.randn(3, channels[0], *size), torch.randn(channels[1])
     weight = torch.randn(channels[1], channels[0], side, side) / (side * channels[0] ** 0.5)
     with threads_set_to(threads):
         for layout, added in [(torch.channels_last, None), (torch.contiguous_format, bias)]:
-            given, packed = x.contiguous(memory_format=layout), cpu.product_weight(weight)
+            given, packed = x.contiguous(memory_format=layout), cpu.product_weight(weight, factors)
             out = cpu.product_conv(given, packed, added, channels[1], side, stride)
             assert out.is_contiguous(memory_format=torch.channels_last)
-            assert_convolved(out, x, weight, added, stride)
+            assert_convolved(out, x.to(factors), weight.to(factors), added, stride)
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf, 3e38, 1.0 + 2**-8, 1.0 + 3 * 2**-8, 0.0])
+def test_rounding_to_bfloat16_is_pytorchs(value: float) -> None:
+    needs_compiler()
+    x = torch.full((1, 24, 1, 1), value)  # a vector, and some that do not fill one
+    packed = cpu.product_weight(torch.full((1, 24, 1, 1), 0.03125), torch.bfloat16)
+    out = cpu.product_conv(x, packed, None, 1, 1, 1)
+    torch.testing.assert_close(out[0, 0, 0, 0], 0.75 * torch.tensor(value).bfloat16().float(), equal_nan=True)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 7), (2, 2), (2, 3), (5, 3), (3, 4), (7, 9), (32, 21)], ids=str)
@@ -140,6 +150,36 @@ def test_3x3_convolution(size: tuple[int, int], channels: tuple[int, int], image
             assert_convolved(out, x, weight, added, 1)
 
 
+@pytest.mark.parametrize("size", [(1, 7), (2, 2), (5, 3), (3, 4), (7, 9)], ids=str)
+@pytest.mark.parametrize("images", [1, 41])
+def test_3x3_convolution_of_bfloat16(size: tuple[int, int], images: int) -> None:
+    needs_compiler()
+    x, bias = torch.randn(images, 64, *size), torch.randn(96)
+    weight = torch.randn(96, 64, 3, 3) / 24.0
+    out = conv3x3(x, weight, bias, torch.bfloat16)
+    if size in [(1, 7), (2, 2), (5, 3)]:  # directly
+        assert_convolved(out, x.bfloat16(), weight.bfloat16(), bias, 1)
+    else:
+        expected = winograds_conv3x3(x, weight, torch.bfloat16) + bias.view(-1, 1, 1)
+        torch.testing.assert_close(out.double(), expected, rtol=1e-5, atol=1e-5)
+        exact = F.conv2d(x.double(), weight.double(), bias.double(), 1, 1)
+        assert (out - exact).square().mean().sqrt() < 0.01
+
+
+def winograds_conv3x3(x: Tensor, weight: Tensor, factors: torch.dtype) -> Tensor:
+    """F(2x2, 3x3) by its matrices (Lavin & Gray 2015), with factors rounded and all else in float64."""
+    of_inputs = torch.tensor([[1.0, 0, -1, 0], [0, 1, 1, 0], [0, -1, 1, 0], [0, 1, 0, -1]])
+    of_weights = torch.tensor([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]], dtype=torch.float64)
+    of_outputs = torch.tensor([[1.0, 1, 1, 0], [0, 1, -1, -1]], dtype=torch.float64)
+    height, width = x.shape[2:]
+    tiles = F.pad(x, (1, 1 + width % 2, 1, 1 + height % 2)).unfold(2, 4, 2).unfold(3, 4, 2)
+    inputs = (of_inputs @ tiles @ of_inputs.t()).to(factors).double()
+    weights = (of_weights @ weight.double() @ of_weights.t()).to(factors).double()
+    products = torch.einsum("bcijhw,kchw->bkijhw", inputs, weights)
+    outputs = of_outputs @ products @ of_outputs.t()
+    return outputs.permute(0, 1, 2, 4, 3, 5).flatten(4, 5).flatten(2, 3)[:, :, :height, :width]
+
+
 def test_a_convolution_after_winograd_is_closer_than_a_sum_in_order() -> None:
     needs_compiler()
     x, weight = torch.randn(1, 256, 12, 20), torch.randn(64, 256, 3, 3) / 48.0
@@ -152,8 +192,8 @@ def test_a_convolution_after_winograd_is_closer_than_a_sum_in_order() -> None:
     assert error < error_in_order
 
 
-def conv3x3(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    return cpu.conv3x3(x, cpu.winograd_weight(weight), cpu.product_weight(weight), bias)
+def conv3x3(x: Tensor, weight: Tensor, bias: Tensor | None = None, factors: torch.dtype = torch.float32) -> Tensor:
+    return cpu.conv3x3(x, cpu.winograd_weight(weight, factors), cpu.product_weight(weight, factors), bias)
 
 
 def assert_convolved(out: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, stride: int) -> None:
@@ -237,10 +277,26 @@ def test_encoders_use_them_and_give_the_same_features(name: str, operations: set
     assert "aten::group_norm" not in kinds
 
 
+def test_encoders_multiply_bfloat16_where_the_processor_does() -> None:
+    needs_compiler()
+    if not cpu.multiplies_bfloat16():
+        pytest.skip("no instructions for products of bfloat16")
+    depth = torch.rand(3, 64, 96, generator=torch.Generator().manual_seed(0)) * 5.0
+    for name in ("defm_resnet18", "defm_regnet_y_400mf", "defm_efficientnet_b0"):
+        encoder = DepthEncoder(name, weights="random", precision="bfloat16")
+        features, exact = encoder.encode(depth), DepthEncoder(name, weights="random").encode(depth)
+        assert features.dtype == torch.float32
+        assert 1e-4 < (features - exact).norm() / exact.norm() < 0.03
+        net = encoder._net_for("cpu", encoder.net)
+        packed = [m.packed for m in net.modules() if getattr(m, "cpu_kernel", None) in ("product", "3x3")]
+        assert {weight.dtype for weight in packed} == {torch.bfloat16}
+        assert encoder.copied_bytes("cpu") == sum(buffer.nbytes for buffer in net.buffers())
+
+
 @pytest.mark.parametrize("capability", ["avx2", "default"])
 def test_every_set_of_instructions(capability: str, tmp_path: Path) -> None:
     needs_compiler()
-    tests = "test_group_normalization or test_squeeze_and_excitation or convolution"
+    tests = "test_group_normalization or test_squeeze_and_excitation or convolution or rounding"
     command = ["-m", "pytest", "-q", "-p", "no:cacheprovider", __file__, "-k", tests]
     output = run(*command, ATEN_CPU_CAPABILITY=capability, XDG_CACHE_HOME=str(tmp_path))
     assert "skipped" not in output
