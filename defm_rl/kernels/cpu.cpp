@@ -841,8 +841,8 @@ Tensor winograd_weight(const Tensor& weight, at::ScalarType dtype) {
   return panels_of(matrices.flatten(0, 1), dtype);
 }
 
-// A 3x3 convolution with padding 1 of small maps, pixel by pixel for many images at once: it leaves out the products
-// with the padding, which are half of all in a map of 2x2 pixels.
+// A 3x3 convolution with padding 1 of small maps: it leaves out the products with the padding, which are half of all in a
+// map of 2x2 pixels.
 template <typename Number>
 struct SmallMapConvolution {
   const Number *x, *weight;  // of the weight, see `product_weight`
@@ -851,22 +851,70 @@ struct SmallMapConvolution {
 
   // For `count` images from the first, the output channels of some panels.
   void operator()(int64_t first, int64_t count, int64_t first_panel, int64_t last_panel) const {
-    const int64_t pixels = height * width;
     for (int64_t panel = first_panel; panel < last_panel; ++panel) {
-      for (int64_t i = 0; i < count; i += kRows) {
-        for (int64_t pixel = 0; pixel < pixels; ++pixel) {
-          Factors<Number> factors[9];
-          int64_t products = 0;
-          for (int64_t tap = 0; tap < 9; ++tap) {
-            const int64_t row = pixel / width + tap / 3 - 1, column = pixel % width + tap % 3 - 1;
-            if (row < 0 || row >= height || column < 0 || column >= width) continue;
-            factors[products++] = {x + ((first + i) * pixels + row * width + column) * channels,
-                                   weight + (panel * 9 + tap) * channels * kPanel};
-          }
-          float* to = out + ((first + i) * pixels + pixel) * out_channels + panel * kPanel;
-          multiply_rows(count - i, factors, products, pixels * channels, channels, to, pixels * out_channels);
-        }
+      if (count < kRows) {
+        sum_taps(first, count, panel);
+      } else {
+        for (int64_t i = 0; i < count; i += kRows) sum_images(first + i, count - i, panel);
       }
+    }
+  }
+
+  // Whether a tap of the kernel sees a pixel of the image, and no padding.
+  bool is_inside(int64_t pixel, int64_t tap) const {
+    const int64_t row = pixel / width + tap / 3 - 1, column = pixel % width + tap % 3 - 1;
+    return row >= 0 && row < height && column >= 0 && column < width;
+  }
+
+  // How far this pixel of the image is from the tap's centre.
+  int64_t offset(int64_t tap) const { return (tap / 3 - 1) * width + tap % 3 - 1; }
+
+  const Number* factors_of(int64_t panel, int64_t tap) const { return weight + (panel * 9 + tap) * channels * kPanel; }
+
+  // Pixel by pixel, for `count` images but kRows at the most.
+  void sum_images(int64_t first, int64_t count, int64_t panel) const {
+    const int64_t pixels = height * width;
+    for (int64_t pixel = 0; pixel < pixels; ++pixel) {
+      Factors<Number> factors[9];
+      int64_t products = 0;
+      for (int64_t tap = 0; tap < 9; ++tap) {
+        if (!is_inside(pixel, tap)) continue;
+        factors[products++] = {x + (first * pixels + pixel + offset(tap)) * channels, factors_of(panel, tap)};
+      }
+      float* to = out + (first * pixels + pixel) * out_channels + panel * kPanel;
+      multiply_rows(count, factors, products, pixels * channels, channels, to, pixels * out_channels);
+    }
+  }
+
+  // Tap by tap, for all pixels of images that are too few for the sums above to be worth reading a matrix for: so each
+  // is read once.
+  void sum_taps(int64_t first, int64_t count, int64_t panel) const {
+    const int64_t pixels = height * width;
+    const auto scratch = scratch_of<Number>(kRows * channels);
+    std::vector<float> sums(count * pixels * kPanel);
+    for (int64_t tap = 0; tap < 9; ++tap) {
+      const Factors<Number> factors{scratch.get(), factors_of(panel, tap)};
+      float* targets[kRows];
+      int64_t rows = 0;
+      const auto multiply_and_add = [&] {
+        float results[kRows * kPanel];
+        multiply_rows(rows, &factors, 1, channels, channels, results, kPanel);
+        for (int64_t row = 0; row < rows; ++row) {
+          for (int64_t c = 0; c < kPanel; ++c) targets[row][c] += results[row * kPanel + c];
+        }
+        rows = 0;
+      };
+      for (int64_t i = 0; i < count * pixels; ++i) {
+        if (!is_inside(i % pixels, tap)) continue;
+        const Number* pixel = x + (first * pixels + i + offset(tap)) * channels;
+        std::memcpy(scratch.get() + rows * channels, pixel, channels * sizeof(Number));
+        targets[rows++] = sums.data() + i * kPanel;
+        if (rows == kRows) multiply_and_add();
+      }
+      if (rows > 0) multiply_and_add();
+    }
+    for (int64_t i = 0; i < count * pixels; ++i) {
+      std::memcpy(out + (first * pixels + i) * out_channels + panel * kPanel, sums.data() + i * kPanel, kPanel * 4);
     }
   }
 };
