@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 import defm_rl.envs  # noqa: F401  registers the task
 from defm_rl import DepthEncoder
+from defm_rl.kernels import cpu
 from defm_rl.sb3 import DefmExtractor, FeatureProjection, GymnasiumVecEnv, VecEncodeDepth
 
 SIZE = (64, 64)
@@ -72,14 +73,17 @@ def main() -> None:
                 "a: published model in the policy": (PublishedExtractor, {"name": name}),
                 "b: DefmExtractor in the policy": (DefmExtractor, {"encoder": name, "weights": "random"}),
                 "c: VecEncodeDepth, once per frame": (FeatureProjection, {"latent_dim": LATENT_DIM}),
+                "c in bfloat16": (FeatureProjection, {"latent_dim": LATENT_DIM}),
                 "d: NatureCNN from scratch": (NatureExtractor, {}),
             }
+            if not (cpu.available() and cpu.multiplies_bfloat16()):
+                del ways["c in bfloat16"]
             spent: dict[str, list[float]] = {way: [] for way in ways}
             parts: dict[str, list[dict[str, float]]] = {way: [] for way in ways}
             stored: dict[str, int] = {}
             for _ in range(args.rounds):
                 for way, (extractor, kwargs) in ways.items():
-                    env = _env(name if way.startswith("c") else None)
+                    env = _env(name if way.startswith("c") else None, "bfloat16" if "bfloat16" in way else "float32")
                     model = _model(algorithm, env, extractor, kwargs)
                     with harness.timed_parts([("encode", DepthEncoder, "encode"), ("train", model, "train")]) as part:
                         start = time.perf_counter()
@@ -110,11 +114,11 @@ def main() -> None:
         harness.save(f"training_{algorithm}", rows, envs=8, depth=f"{SIZE[0]}x{SIZE[1]}")
 
 
-def _env(encoder: str | None) -> VecEnv:
+def _env(encoder: str | None, precision: str) -> VecEnv:
     tasks = gymnasium.make_vec("defm_rl/Navigation-v0", num_envs=8, level="one_wall", depth_size=SIZE)
     env: VecEnv = GymnasiumVecEnv(tasks)
     env.seed(0)
-    return env if encoder is None else VecEncodeDepth(env, encoder, weights="random")
+    return env if encoder is None else VecEncodeDepth(env, encoder, weights="random", precision=precision)
 
 
 def _model(algorithm: str, env: VecEnv, extractor: type[BaseFeaturesExtractor], kwargs: dict[str, Any]) -> PPO | SAC:

@@ -110,6 +110,7 @@ def machine() -> dict[str, object]:
     return {
         "date": date.today().isoformat(),
         "cpu": _cpu_name(),
+        "instructions": torch.backends.cpu.get_cpu_capability(),
         "threads": torch.get_num_threads(),
         "gpu": gpu,
         "torch": torch.__version__,

@@ -56,7 +56,8 @@ def _write(match: re.Match[str]) -> str:
     content = json.loads((harness.RESULTS / f"{name}.json").read_text())
     table = harness.table(TABLES.get(name, without_spread)(content["rows"]))
     made = content["machine"]
-    place = f"{made['gpu'] or made['cpu']}, {made['threads']} threads, PyTorch {made['torch']}, {made['date']}."
+    cpu = f"{made['cpu']} with {made['instructions']}" if "instructions" in made else made["cpu"]
+    place = f"{made['gpu'] or cpu}, {made['threads']} threads, PyTorch {made['torch']}, {made['date']}."
     return f"{match[1]}{table}\n\n{place}\n{match[3]}"
 
 
