@@ -1,4 +1,4 @@
-"""Writes the tables of `docs/performance.md` from `results/*.json`, between its comments that name them."""
+"""Writes the tables of `docs/performance.md` from `results/**.json`, between its comments that name them."""
 
 import json
 import re
@@ -9,7 +9,7 @@ from typing import Any
 import harness
 
 PAGE = Path(__file__).parent.parent / "docs" / "performance.md"
-TABLE = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+TABLE = re.compile(r"(<!-- table: ([\w/]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 Row = dict[str, Any]
 
@@ -42,6 +42,7 @@ def without_spread(rows: list[Row]) -> list[Row]:
 
 TABLES: dict[str, Callable[[list[Row]], list[Row]]] = {
     "encoders_cpu": encoders_cpu,
+    "encoders_1024_cpu": encoders_cpu,
     "precision_cpu": precision_cpu,
 }
 
@@ -54,7 +55,7 @@ def _pair(row: Row) -> str:
 def _write(match: re.Match[str]) -> str:
     name = match[2]
     content = json.loads((harness.RESULTS / f"{name}.json").read_text())
-    table = harness.table(TABLES.get(name, without_spread)(content["rows"]))
+    table = harness.table(TABLES.get(Path(name).name, without_spread)(content["rows"]))
     made = content["machine"]
     cpu = f"{made['cpu']} with {made['instructions']}" if "instructions" in made else made["cpu"]
     place = f"{made['gpu'] or cpu}, {made['threads']} threads, PyTorch {made['torch']}, {made['date']}."
