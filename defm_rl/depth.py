@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.autograd import forward_ad
+from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from defm_rl import kernels
 from defm_rl.kernels import cpu_depth
@@ -200,7 +202,7 @@ def normalize_channels(
             MAX_DEPTH_M,
             composed=lambda: _normalize_in_place(depth, target, pad_to).to(dtype),
         )
-    if depth.device.type == "cpu" and depth.dtype == torch.float32 and cpu_depth.available():
+    if depth.device.type == "cpu" and depth.dtype == torch.float32 and depth.numel() > 0 and _just_runs():
         padded = _padded(target, pad_to)
         return cpu_depth.normalize(depth, target, padded, _SCALE, _SHIFT, _NEAR, MAX_DEPTH_M).to(dtype)
     return _normalize_in_place(depth, target, pad_to).to(dtype)
@@ -275,6 +277,12 @@ class DepthScaleMonitor:
 def is_traced() -> bool:
     """Whether a graph is being recorded, so that nothing may depend on values."""
     return torch.compiler.is_compiling() or torch._C._is_tracing()
+
+
+def _just_runs() -> bool:
+    """Whether an operation that PyTorch does not know of may run: no mode watches, nothing is derived forward."""
+    watched = _get_current_dispatch_mode() is not None or forward_ad._current_level >= 0
+    return not watched and cpu_depth.available()
 
 
 def _as_tensor(depth: DepthImages) -> Tensor:

@@ -7,6 +7,7 @@ import hashlib
 import logging
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import sys
@@ -34,7 +35,7 @@ _TIMEOUT_S = 300
 def load(source: str, flags: Sequence[str], loader: Callable[[str], _T]) -> _T | None:
     """What `loader` makes of the library of a source, which is built first where it is not on disk yet.
 
-    Libraries are kept in `$XDG_CACHE_HOME/defm_rl` or `~/.cache/defm_rl`, by all that they depend on.
+    Libraries are kept in `$XDG_CACHE_HOME/defm_rl` or `~/.cache/defm_rl`, by source, PyTorch, machine and flags.
 
     Args:
         source: Name of a file in this folder.
@@ -50,15 +51,20 @@ def load(source: str, flags: Sequence[str], loader: Callable[[str], _T]) -> _T |
     flags = ["-std=c++20", "-O3", "-fno-math-errno", "-fPIC", "-fopenmp", *_INSTRUCTIONS[capability()], *flags]
     try:
         library = _library(path, flags)
-        if not library.exists():
-            compiler = os.environ.get("CXX") or "c++"
-            if shutil.which(compiler) is None:
-                _logger.info("This processor would be faster with a C++ compiler (g++), which is not here.")
-                return None
-            library.parent.mkdir(parents=True, exist_ok=True)
-            with _locked(library.parent):  # workers that start together need it once
-                if not library.exists():
-                    _build(compiler, path, flags, library)
+        if library.exists():
+            try:
+                return loader(str(library))
+            except OSError as error:  # from another system, or broken: it is built again
+                _logger.info("%s cannot be loaded: %s", library, error)
+                library.unlink(missing_ok=True)
+        compiler = shlex.split(os.environ.get("CXX") or "c++")
+        if shutil.which(compiler[0]) is None:
+            _logger.info("This processor would be faster with a C++ compiler (g++), which is not here.")
+            return None
+        library.parent.mkdir(parents=True, exist_ok=True)
+        with _locked(library.parent):  # workers that start together need it once
+            if not library.exists():
+                _build(compiler, path, flags, library)
         return loader(str(library))
     except (OSError, RuntimeError, subprocess.SubprocessError) as error:
         detail = error.stderr if isinstance(error, subprocess.CalledProcessError) else error
@@ -88,22 +94,25 @@ def _locked(folder: Path) -> Iterator[None]:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
     finally:
+        fcntl.flock(
+            descriptor, fcntl.LOCK_UN
+        )  # processes that were forked meanwhile hold it too, which closing leaves them
         os.close(descriptor)
 
 
-def _build(compiler: str, source: Path, flags: Sequence[str], library: Path) -> None:
+def _build(compiler: Sequence[str], source: Path, flags: Sequence[str], library: Path) -> None:
     torch_root = Path(torch.__file__).parent
     start = time.perf_counter()
     # A file is there whole or not at all.
     with tempfile.TemporaryDirectory(dir=library.parent) as folder:
         built = Path(folder) / library.name
-        _run(compiler, *flags, "-c", str(source), "-o", f"{built}.o")
+        _run(*compiler, *flags, "-c", str(source), "-o", f"{built}.o")
         # Without -fopenmp: PyTorch brings an OpenMP of its own, and a second one would have threads of its own.
         libraries = ["-Wl,--no-as-needed", f"-L{torch_root / 'lib'}", "-ltorch_cpu", "-lc10"]
-        _run(compiler, "-shared", f"{built}.o", *libraries, "-o", str(built))
+        _run(*compiler, "-shared", f"{built}.o", *libraries, "-o", str(built))
         built.replace(library)
     _logger.info("Building %s for this processor took %.1f s.", source.name, time.perf_counter() - start)
 
 
 def _run(*command: str) -> None:
-    subprocess.run(command, check=True, capture_output=True, text=True, timeout=_TIMEOUT_S)
+    subprocess.run(command, check=True, capture_output=True, text=True, errors="replace", timeout=_TIMEOUT_S)

@@ -165,6 +165,7 @@ int64_t grain(int64_t elements_each) {
 
 Tensor& group_norm_act_(Tensor& x, int64_t groups, const Tensor& weight, const Tensor& bias, double eps,
                         c10::string_view activation, const std::optional<Tensor>& residual) {
+  TORCH_CHECK(groups > 0, "groups must be positive; got ", groups);
   const int64_t images = x.size(0), channels = x.size(1), pixels = x.size(2) * x.size(3), group = channels / groups;
   TORCH_CHECK(group * groups == channels && weight.numel() == channels && bias.numel() == channels,
               groups, " groups, ", weight.numel(), " weights, ", bias.numel(), " biases for ", channels, " channels");
@@ -443,6 +444,8 @@ std::pair<Convolve, int64_t> kernel_for(int64_t width, int64_t side) {
 Tensor grouped_conv(const Tensor& x, const Tensor& weight, const Tensor& packed, int64_t stride) {
   TORCH_CHECK(weight.dim() == 4 && weight.size(0) == x.size(1) && weight.size(2) == weight.size(3), "weight must be (",
               x.size(1), ", width, side, side); got ", weight.sizes());
+  TORCH_CHECK(weight.size(2) % 2 == 1 && stride > 0, "side must be odd and stride positive; got ", weight.size(2),
+              " and ", stride);
   const int64_t channels = x.size(1), width = weight.size(1), groups = channels / width, side = weight.size(2);
   TORCH_CHECK((width == 1 ? packed.sizes() == at::IntArrayRef({side, side, channels})
                           : packed.sizes() == at::IntArrayRef({groups, side, side, width, width})) &&
@@ -496,7 +499,8 @@ Wide multiply_add(const Number* left, Wide right, Wide sum) {
   }
 }
 
-// Writes floats as numbers, rounded to the nearest, and to the even one of two that are as near.
+// Writes floats as numbers, rounded to the nearest, and to the even one of two that are as near. Instructions for
+// bfloat16 take what is smaller than the smallest normal float for 0.
 void put(float* to, Wide values) { store(to, values); }
 
 void put(BFloat16* to, Wide values) {
@@ -687,8 +691,8 @@ Tensor panels_of(const Tensor& matrices, at::ScalarType dtype) {
   return matrices.unflatten(-1, {-1, kPanel}).unflatten(-3, {-1, pairing}).movedim({-2, -3}, {-4, -1}).to(dtype).contiguous();
 }
 
-// A (K, C, side, side) weight as a matrix in panels: (K / p, side * side * C, p), where p is how many output channels
-// are computed at a time. Zeros fill the last panel, and the rows up to a multiple of kUnrolled.
+// A (K, C, side, side) weight as a matrix in panels: (K / p, side * side * C / pairing, p, pairing), where p is how many
+// output channels are computed at a time. Zeros fill the last panel, and the rows up to a multiple of kUnrolled * pairing.
 Tensor product_weight(const Tensor& weight, at::ScalarType dtype) {
   TORCH_CHECK(weight.dim() == 4 && weight.size(2) == weight.size(3), "weight must be (K, C, side, side); got ",
               weight.sizes());
@@ -706,6 +710,7 @@ Tensor product_conv_out(const Tensor& x, const Tensor&, const std::optional<Tens
 
 Tensor product_conv(const Tensor& x, const Tensor& packed, const std::optional<Tensor>& bias, int64_t out_channels,
                     int64_t side, int64_t stride) {
+  TORCH_CHECK(side % 2 == 1 && stride > 0, "side must be odd and stride positive; got ", side, " and ", stride);
   const Tensor given = channels_last(x);
   const int64_t channels = x.size(1), pairing = pairing_of(packed.scalar_type());
   const int64_t depth = depth_of(side * side * channels, packed.scalar_type());
@@ -829,8 +834,8 @@ struct WinogradConvolution {
   }
 };
 
-// A (K, C, 3, 3) weight as the 16 matrices that tiles are multiplied with, in panels: (16, K / p, C, p), where p is how
-// many output channels are computed at a time.
+// A (K, C, 3, 3) weight as the 16 matrices that tiles are multiplied with, in panels: (16, K / p, C / pairing, p,
+// pairing), where p is how many output channels are computed at a time.
 Tensor winograd_weight(const Tensor& weight, at::ScalarType dtype) {
   TORCH_CHECK(weight.dim() == 4 && weight.size(2) == 3 && weight.size(3) == 3 && weight.size(0) % 32 == 0 &&
                   weight.size(1) % 32 == 0,
@@ -841,8 +846,8 @@ Tensor winograd_weight(const Tensor& weight, at::ScalarType dtype) {
   return panels_of(matrices.flatten(0, 1), dtype);
 }
 
-// A 3x3 convolution with padding 1 of small maps: it leaves out the products with the padding, which are half of all in a
-// map of 2x2 pixels.
+// A 3x3 convolution with padding 1 of small maps: it leaves out the products with the padding, which are more than half of
+// all in a map of 2x2 pixels.
 template <typename Number>
 struct SmallMapConvolution {
   const Number *x, *weight;  // of the weight, see `product_weight`
@@ -927,7 +932,8 @@ Tensor conv3x3(const Tensor& x, const Tensor& winograds, const Tensor& products,
   const Tensor given = channels_last(x);
   const int64_t channels = x.size(1), height = x.size(2), width = x.size(3), panels = winograds.size(1);
   const int64_t pairing = pairing_of(winograds.scalar_type()), depth = channels / pairing;
-  TORCH_CHECK(winograds.sizes() == at::IntArrayRef({kPositions, panels, depth, kPanel, pairing}) &&
+  TORCH_CHECK(channels % 32 == 0 &&
+                  winograds.sizes() == at::IntArrayRef({kPositions, panels, depth, kPanel, pairing}) &&
                   products.sizes() == at::IntArrayRef({panels, 9 * depth, kPanel, pairing}) &&
                   products.scalar_type() == winograds.scalar_type() && winograds.is_contiguous() &&
                   products.is_contiguous(),

@@ -113,7 +113,8 @@ def conv3x3(x: Tensor, winograds: Tensor, products: Tensor, bias: Tensor | None)
     """A 3x3 convolution padded by 1 with about half the products, where `available()`. No gradients.
 
     After Winograd, in tiles of 2x2 pixels (Lavin & Gray 2015, arXiv 1509.09308); or directly but without the padding,
-    where that takes fewer products: in maps of one row or column, of 2x2, 2x3, 3x3 and 3x5 pixels.
+    where that takes fewer products: in maps of one row or column, of 2x2, 2x3, 3x3 and 3x5 pixels. After Winograd, an
+    infinity gives NaN in some pixels where it would have given infinities.
 
     Args:
         x: (B, C, H, W), float32, fastest with the channels last.

@@ -3,6 +3,7 @@
 import ctypes
 from collections.abc import Sequence
 from functools import cache, lru_cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from defm_rl.kernels import build
 
-# Pixels, read and written, for which a thread is worth waking: some tenths of a millisecond.
+# Pixels, read and written, of a thread's share that is worth waking it: some tenths of a millisecond.
 _LEAST_PIXELS = 2**20
 _FLOATS = ctypes.POINTER(ctypes.c_float)
 
@@ -68,7 +69,7 @@ def normalize(
     """As `defm_rl.kernels.normalize_depth` of (B, H, W) float32 depth, and resized, where `available()`.
 
     Args:
-        depth: See there.
+        depth: See there; not empty.
         size: Height and width to resize to: bilinear with antialiasing, as PyTorch does it.
         padded: See there.
         scale: See there.
@@ -84,14 +85,14 @@ def normalize(
     depth = depth.detach().contiguous()
     images, height, width = depth.shape
     out = torch.empty((images, 3, *padded), dtype=torch.float32, device=depth.device)
-    threads = max(1, min(torch.get_num_threads(), (depth.numel() + out.numel()) // _LEAST_PIXELS))
-    rows, columns, scratch, scratch_size = _Axis(), _Axis(), None, 0
+    # All or one: OpenMP would end those of its threads that a smaller number leaves out.
+    threads = torch.get_num_threads() if depth.numel() + out.numel() >= 2 * _LEAST_PIXELS else 1
+    rows: tuple[Any, ...] = (_Axis(),)
+    columns, scratch, scratch_size = rows, None, 0
     if size != (height, width):
-        rows, columns = _axis(height, size[0])[0], _axis(width, size[1])[0]
+        rows, columns = _axis(height, size[0]), _axis(width, size[1])
         scratch_size = (2 * height + 1) * width + 2 * size[1]
         scratch = torch.empty((threads, scratch_size), dtype=torch.float32, device=depth.device)
-    if images == 0 or type(out) is not Tensor:  # fake ones, of which only the size is asked, have no memory
-        return out
     work = _Normalization(
         depth=depth.data_ptr(),
         out=out.data_ptr(),
@@ -105,8 +106,8 @@ def normalize(
         padded_width=padded[1],
         threads=threads,
         scratch_size=scratch_size,
-        rows=rows,
-        columns=columns,
+        rows=rows[0],  # the arrays that these point into are held until the end
+        columns=columns[0],
         scale=tuple(scale),
         shift=tuple(shift),
         near=near,
@@ -153,8 +154,10 @@ def taps(size: int, resized: int) -> tuple[NDArray[np.int64], NDArray[np.float32
     count = int((last - first).max())
     starts = np.minimum(first, size - count)
     pixels = starts[:, None] + np.arange(count)
-    distances = np.abs((pixels.astype(np.float32) - centres[:, None] + half) * (np.float32(1.0) / reach))
+    # Half a pixel is added, and the filter's width taken into account, in float64.
+    distances = (pixels.astype(np.float32) - centres[:, None]).astype(np.float64) + 0.5
+    distances = np.abs(distances * np.float64(np.float32(1.0) / reach)).astype(np.float32)
     weights = np.maximum(np.float32(1.0) - distances, np.float32(0.0))
     weights[(pixels < first[:, None]) | (pixels >= last[:, None])] = 0.0
-    weights /= weights.sum(1, keepdims=True)
+    weights /= np.cumsum(weights, 1, dtype=np.float32)[:, -1:]  # added up in order
     return starts, weights

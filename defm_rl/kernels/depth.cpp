@@ -1,5 +1,5 @@
-// The normalization of depth on a processor, in one operation: depth is read twice, from the cache for the second time,
-// and the three channels are written once. `cpu_depth.py` builds it, for the vector instructions of the machine, and
+// The normalization of depth on a processor, in one operation: an image is read for its range and, from the cache, for its
+// channels, which are written once. `cpu_depth.py` builds it, for the vector instructions of the machine, and
 // calls it. It includes nothing of PyTorch, so that building takes a second.
 
 #include <omp.h>

@@ -60,12 +60,37 @@ def test_workers_that_start_together_build_once(tmp_path: Path) -> None:
     assert len((tmp_path / "calls").read_text().splitlines()) == 2  # to compile and to link
 
 
+def test_what_cannot_be_loaded_is_built_again(tmp_path: Path) -> None:
+    needs_compiler()
+    compiler = script(tmp_path / "c++", "for last; do :; done", 'echo nothing > "$last"')
+    assert "available: False" in run("-c", NORMALIZE, XDG_CACHE_HOME=str(tmp_path), CXX=compiler)
+    assert "available: True" in run("-c", NORMALIZE, XDG_CACHE_HOME=str(tmp_path), CXX="c++ -O2")
+
+
+def test_the_lock_is_free_again_though_a_process_was_forked(tmp_path: Path) -> None:
+    code = """
+import fcntl, os, sys
+from pathlib import Path
+from defm_rl.kernels import build
+folder = Path(sys.argv[1])
+with build._locked(folder):
+    child = os.fork()
+    if child == 0:
+        os.read(0, 1)  # lives on with what it inherited
+        os._exit(0)
+descriptor = os.open(folder, os.O_RDONLY)
+fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+os.kill(child, 9)
+"""
+    run("-c", code, str(tmp_path))
+
+
 class TestWherePytorchsOperationsDoTheWork:
     def test_without_a_compiler(self, tmp_path: Path) -> None:
         assert_refused("would be faster with a C++ compiler", tmp_path, CXX="/missing")
 
     def test_with_a_compiler_that_fails(self, tmp_path: Path) -> None:
-        compiler = script(tmp_path / "c++", "echo no such header >&2", "exit 1")
+        compiler = script(tmp_path / "c++", "printf 'no such header \\351' >&2", "exit 1")
         assert_refused("PyTorch's operations take its place: no such header", tmp_path, CXX=compiler)
 
     def test_with_a_file_where_the_cache_should_be(self, tmp_path: Path) -> None:

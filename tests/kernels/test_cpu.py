@@ -60,7 +60,7 @@ def test_group_normalization(shape: tuple[int, ...], layout: torch.memory_format
             expected = expected_of(x.double(), groups, weight.double(), bias.double(), activation, residual)
             given = x.clone(memory_format=layout)
             out = cpu.group_norm_act_(given, groups, weight, bias, 1e-5, activation, residual)
-            assert out is given or out.data_ptr() == given.data_ptr()
+            assert out.data_ptr() == given.data_ptr()
             torch.testing.assert_close(given.double(), expected, rtol=1e-5, atol=1e-5)
 
 
@@ -129,10 +129,10 @@ def test_convolution_as_a_product(
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf, 3e38, 1.0 + 2**-8, 1.0 + 3 * 2**-8, 0.0])
 def test_rounding_to_bfloat16_is_pytorchs(value: float) -> None:
     needs_compiler()
-    x = torch.full((1, 24, 1, 1), value)  # a vector, and some that do not fill one
-    packed = cpu.product_weight(torch.full((1, 24, 1, 1), 0.03125), torch.bfloat16)
+    x = torch.full((1, 28, 1, 1), value)  # vectors, and some that do not fill one
+    packed = cpu.product_weight(torch.full((1, 28, 1, 1), 0.03125), torch.bfloat16)
     out = cpu.product_conv(x, packed, None, 1, 1, 1)
-    torch.testing.assert_close(out[0, 0, 0, 0], 0.75 * torch.tensor(value).bfloat16().float(), equal_nan=True)
+    torch.testing.assert_close(out[0, 0, 0, 0], 0.875 * torch.tensor(value).bfloat16().float(), equal_nan=True)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 7), (2, 2), (2, 3), (5, 3), (3, 4), (7, 9), (32, 21)], ids=str)
@@ -249,6 +249,15 @@ def test_what_does_not_fit_is_refused() -> None:
         cpu.winograd_weight(weight)
     with pytest.raises(RuntimeError, match=r"winograd_weight\(weight\) and product_weight\(weight\) for 8 channels"):
         conv3x3(x, torch.ones(32, 32, 3, 3))
+    panel = cpu.winograd_weight(torch.ones(32, 32, 3, 3)).shape[3]
+    with pytest.raises(RuntimeError, match="for 4 channels"):
+        cpu.conv3x3(x[:, :4], torch.ones(16, 1, 4, panel, 1), cpu.product_weight(torch.ones(panel, 4, 3, 3)), None)
+    with pytest.raises(RuntimeError, match="side must be odd and stride positive; got 2 and 1"):
+        cpu.product_conv(x, weight, None, 8, 2, 1)
+    with pytest.raises(RuntimeError, match="side must be odd and stride positive; got 3 and 0"):
+        cpu.grouped_conv(x, weight, weight, 0)
+    with pytest.raises(RuntimeError, match="groups must be positive"):
+        cpu.group_norm_act_(x, 0, ones, ones, 1e-5, "none", None)
     with pytest.raises(RuntimeError, match="bias must have 32 numbers"):
         conv3x3(torch.ones(1, 32, 2, 2), torch.ones(32, 32, 3, 3), ones)
     with pytest.raises(RuntimeError, match="float32"):
@@ -277,6 +286,15 @@ def test_encoders_use_them_and_give_the_same_features(name: str, operations: set
     assert "aten::group_norm" not in kinds
 
 
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_the_bytes_of_the_packed_weights_are_known_beforehand(precision: str) -> None:
+    for name in ("defm_resnet18", "defm_regnet_y_400mf"):
+        encoder = DepthEncoder(name, weights="random", precision=precision)
+        net = encoder._net_for("cpu", encoder.net)
+        copied = 0 if net is encoder.net else sum(buffer.nbytes for buffer in net.buffers())
+        assert encoder.copied_bytes("cpu") == copied
+
+
 def test_encoders_multiply_bfloat16_where_the_processor_does() -> None:
     needs_compiler()
     if not cpu.multiplies_bfloat16():
@@ -290,7 +308,6 @@ def test_encoders_multiply_bfloat16_where_the_processor_does() -> None:
         net = encoder._net_for("cpu", encoder.net)
         packed = [m.packed for m in net.modules() if getattr(m, "cpu_kernel", None) in ("product", "3x3")]
         assert {weight.dtype for weight in packed} == {torch.bfloat16}
-        assert encoder.copied_bytes("cpu") == sum(buffer.nbytes for buffer in net.buffers())
 
 
 @pytest.mark.parametrize("capability", ["avx2", "default"])

@@ -5,8 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+import torch.utils.flop_counter
 from processes import run
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from defm_rl import normalize_depth
 from defm_rl.depth import _normalize_traceable, normalize_channels, target_size
@@ -82,14 +84,14 @@ def test_logarithms_are_right_to_the_last_digits() -> None:
     assert (first - exact).abs().max() < 8e-7
 
 
-@pytest.mark.parametrize("size", [1, 2, 7, 64, 96])
-@pytest.mark.parametrize("resized", [1, 3, 64, 100, 224])
+@pytest.mark.parametrize("size", [1, 2, 7, 64, 96, 240])
+@pytest.mark.parametrize("resized", [1, 3, 14, 20, 64, 100, 224])
 def test_pixels_are_made_of_those_that_pytorch_takes(size: int, resized: int) -> None:
     starts, weights = cpu_depth.taps(size, resized)
     matrix = torch.zeros(resized, size)
     for row, start, some in zip(matrix, starts, weights, strict=True):
         row[start : start + len(some)] = torch.from_numpy(some)
-    assert (matrix - pytorchs_matrix(size, resized)).abs().max() < 1e-7
+    assert torch.equal(matrix, pytorchs_matrix(size, resized))
 
 
 def pytorchs_matrix(size: int, resized: int) -> Tensor:
@@ -101,6 +103,22 @@ def pytorchs_matrix(size: int, resized: int) -> Tensor:
 def resized_in_float64(planes: Tensor, size: tuple[int, int]) -> Tensor:
     rows, columns = (pytorchs_matrix(*sides).double() for sides in zip(planes.shape[2:], size, strict=True))
     return rows @ planes.double() @ columns.t()
+
+
+def test_watched_and_derived_operations_are_pytorchs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What records or derives operations would not see ours."""
+    monkeypatch.setattr(cpu_depth, "normalize", lambda *_: pytest.fail("ran"))
+    depth = depth_of(2, 8, 12)
+    with torch.utils.flop_counter.FlopCounterMode(display=False):
+        normalize_depth(depth)
+    with forward_ad.dual_level(), pytest.raises(NotImplementedError):
+        normalize_channels(forward_ad.make_dual(depth, torch.ones_like(depth)))
+
+
+def test_depth_without_pixels_is_pytorchs_too() -> None:
+    assert normalize_channels(torch.empty(0, 8, 12)).shape == (0, 3, 8, 12)
+    with pytest.raises(IndexError):
+        normalize_channels(torch.empty(2, 0, 5))
 
 
 @pytest.mark.parametrize("capability", ["avx2", "default"])
