@@ -53,14 +53,16 @@ def in_turns(
 def _timed(call: Callable[[], object], awake: bool) -> float:
     time.sleep(0.02)  # what ran before may have left threads spinning
     if awake:
-        call()
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
+        _finish(call)
     start = time.perf_counter()
+    _finish(call)
+    return time.perf_counter() - start
+
+
+def _finish(call: Callable[[], object]) -> None:
     call()
     if torch.cuda.is_available():
         torch.cuda.synchronize()
-    return time.perf_counter() - start
 
 
 @contextlib.contextmanager

@@ -57,7 +57,7 @@ def _write(match: re.Match[str]) -> str:
     content = json.loads((harness.RESULTS / f"{name}.json").read_text())
     table = harness.table(TABLES.get(Path(name).name, without_spread)(content["rows"]))
     made = content["machine"]
-    cpu = f"{made['cpu']} with {made['instructions']}" if "instructions" in made else made["cpu"]
+    cpu = f"{made['cpu']} with {made['instructions']}"
     place = f"{made['gpu'] or cpu}, {made['threads']} threads, PyTorch {made['torch']}, {made['date']}."
     return f"{match[1]}{table}\n\n{place}\n{match[3]}"
 

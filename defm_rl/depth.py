@@ -191,10 +191,11 @@ def normalize_channels(
         _check_positive("pad_to", pad_to)
     if is_traced() or (depth.requires_grad and torch.is_grad_enabled()):
         return _normalize_traceable(depth, target, pad_to).to(dtype)
+    padded = _padded(target, pad_to)
     if target == tuple(depth.shape[1:]) and kernels.serves(depth, dtype):
         return kernels.normalize_depth(
             depth,
-            _padded(target, pad_to),
+            padded,
             dtype,
             _SCALE,
             _SHIFT,
@@ -203,7 +204,6 @@ def normalize_channels(
             composed=lambda: _normalize_in_place(depth, target, pad_to).to(dtype),
         )
     if depth.device.type == "cpu" and depth.dtype == torch.float32 and depth.numel() > 0 and _just_runs():
-        padded = _padded(target, pad_to)
         return cpu_depth.normalize(depth, target, padded, _SCALE, _SHIFT, _NEAR, MAX_DEPTH_M).to(dtype)
     return _normalize_in_place(depth, target, pad_to).to(dtype)
 

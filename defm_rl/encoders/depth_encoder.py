@@ -331,7 +331,7 @@ class DepthEncoder(nn.Module):
     def _multiplies_bfloat16(self) -> bool:
         """Whether bfloat16 on a CPU is what our kernels multiply, between maps in float32: for CNNs, where it pays."""
         in_bfloat16 = self.precision == "bfloat16" and self.dtype == torch.float32 and self.card.family != "vit"
-        return in_bfloat16 and cpu.available() and cpu.multiplies_bfloat16()
+        return in_bfloat16 and cpu.multiplies_bfloat16()
 
     def _has_channels_last_on_a_cpu(self) -> bool:
         """Whether float32 is faster with the channels last; for ResNets, only where the convolutions are ours."""

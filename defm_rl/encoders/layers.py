@@ -240,7 +240,7 @@ def _linear(conv: nn.Conv2d, x: Tensor) -> Tensor:
     return F.linear(x, conv.weight.flatten(1), conv.bias)
 
 
-def use_cpu_kernels(net: nn.Module, factors: torch.dtype = torch.float32) -> None:
+def use_cpu_kernels(net: nn.Module, factors: torch.dtype) -> None:
     """Has a frozen float32 network on a processor use the operations of `defm_rl.kernels.cpu`, where there are any.
 
     Some write over what they get, which saves passes over memory: nothing else may hold it, nothing is differentiated.

@@ -94,9 +94,8 @@ def _locked(folder: Path) -> Iterator[None]:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
     finally:
-        fcntl.flock(
-            descriptor, fcntl.LOCK_UN
-        )  # processes that were forked meanwhile hold it too, which closing leaves them
+        # Closing would leave it to processes that were forked meanwhile.
+        fcntl.flock(descriptor, fcntl.LOCK_UN)
         os.close(descriptor)
 
 

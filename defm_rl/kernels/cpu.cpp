@@ -463,8 +463,9 @@ Tensor grouped_conv(const Tensor& x, const Tensor& weight, const Tensor& packed,
 
 // Convolutions of all channels are products of matrices, whose right side is packed into panels of output channels.
 //
-// Their factors are float32 or bfloat16; sums and maps are float32. Two bfloat16 of a row, one after the other, take the
-// place of a float32, and so do those that they are multiplied with: instructions multiply such pairs and add the two.
+// Their factors are float32 or bfloat16; sums and maps are float32. Two bfloat16 of a row, one after the other, take
+// the place of a float32, and so do those that they are multiplied with: instructions multiply such pairs and add the
+// two.
 
 using c10::BFloat16;
 template <typename Number>
@@ -620,12 +621,12 @@ struct ProductConvolution {
 
   // For `count` output pixels from the first, the channels of some panels.
   void operator()(int64_t first, int64_t count, int64_t first_panel, int64_t last_panel) const {
-    const bool is_as_it_is = side == 1 && stride == 1 && depth == channels;
+    const bool is_matrix = side == 1 && stride == 1 && depth == channels;
     if constexpr (kPairing<Number> == 1) {
-      if (is_as_it_is) return multiply_block(x + first * channels, first, count, first_panel, last_panel);
+      if (is_matrix) return multiply_block(x + first * channels, first, count, first_panel, last_panel);
     }
     const auto scratch = scratch_of<Number>(count * depth);
-    if (is_as_it_is) {
+    if (is_matrix) {
       put_all(scratch.get(), x + first * channels, count * channels);
     } else {
       for (int64_t i = 0; i < count; ++i) gather(first + i, scratch.get() + i * depth);
@@ -666,17 +667,16 @@ struct ProductConvolution {
   }
 };
 
-// Whether factors are float32 or bfloat16: calls f(Number()).
+// Calls f(Number()) for the type of a packed weight.
 template <typename F>
-void with_number(const Tensor& packed, F f) {
-  if (packed.scalar_type() == at::kBFloat16) return f(BFloat16());
-  TORCH_CHECK(packed.scalar_type() == at::kFloat, "a packed weight is float32 or bfloat16; got ", packed.scalar_type());
-  f(float());
+auto with_number(at::ScalarType dtype, F f) {
+  if (dtype == at::kBFloat16) return f(BFloat16());
+  TORCH_CHECK(dtype == at::kFloat, "weights are float32 or bfloat16; got ", dtype);
+  return f(float());
 }
 
 int64_t pairing_of(at::ScalarType dtype) {
-  TORCH_CHECK(dtype == at::kFloat || dtype == at::kBFloat16, "weights are float32 or bfloat16; got ", dtype);
-  return dtype == at::kFloat ? kPairing<float> : kPairing<BFloat16>;
+  return with_number(dtype, []<typename Number>(Number) { return kPairing<Number>; });
 }
 
 // The rows of a packed weight for `channels * side * side` products each.
@@ -688,11 +688,13 @@ int64_t depth_of(int64_t products, at::ScalarType dtype) {
 // (..., depth, columns) to panels (..., panels, depth / pairing, kPanel, pairing), the numbers of a pair side by side.
 Tensor panels_of(const Tensor& matrices, at::ScalarType dtype) {
   const int64_t pairing = pairing_of(dtype);
-  return matrices.unflatten(-1, {-1, kPanel}).unflatten(-3, {-1, pairing}).movedim({-2, -3}, {-4, -1}).to(dtype).contiguous();
+  const Tensor panels = matrices.unflatten(-1, {-1, kPanel}).unflatten(-3, {-1, pairing}).movedim({-2, -3}, {-4, -1});
+  return panels.to(dtype).contiguous();
 }
 
-// A (K, C, side, side) weight as a matrix in panels: (K / p, side * side * C / pairing, p, pairing), where p is how many
-// output channels are computed at a time. Zeros fill the last panel, and the rows up to a multiple of kUnrolled * pairing.
+// A (K, C, side, side) weight as a matrix in panels: (K / p, side * side * C / pairing, p, pairing), where p is how
+// many output channels are computed at a time. Zeros fill the last panel, and the rows up to a multiple of kUnrolled *
+// pairing.
 Tensor product_weight(const Tensor& weight, at::ScalarType dtype) {
   TORCH_CHECK(weight.dim() == 4 && weight.size(2) == weight.size(3), "weight must be (K, C, side, side); got ",
               weight.sizes());
@@ -720,7 +722,7 @@ Tensor product_conv(const Tensor& x, const Tensor& packed, const std::optional<T
               side, "); got ", packed.sizes());
   const Tensor out = product_conv_out(given, packed, bias, out_channels, side, stride);
   if (out.numel() == 0) return out;
-  with_number(packed, [&]<typename Number>(Number) {
+  with_number(packed.scalar_type(), [&]<typename Number>(Number) {
     const ProductConvolution<Number> convolve{given.data_ptr<float>(), packed.data_ptr<Number>(), out.data_ptr<float>(),
                                               x.size(2),               x.size(3),                 channels,
                                               out.size(2),             out.size(3),               out_channels,
@@ -840,14 +842,14 @@ Tensor winograd_weight(const Tensor& weight, at::ScalarType dtype) {
   TORCH_CHECK(weight.dim() == 4 && weight.size(2) == 3 && weight.size(3) == 3 && weight.size(0) % 32 == 0 &&
                   weight.size(1) % 32 == 0,
               "weight must be (K, C, 3, 3), with K and C multiples of 32; got ", weight.sizes());
-  const Tensor transform =
-      at::tensor({1.0, 0.0, 0.0, 0.5, 0.5, 0.5, 0.5, -0.5, 0.5, 0.0, 0.0, 1.0}, at::kDouble).view({4, 3});
+  const Tensor values = at::tensor({1.0, 0.0, 0.0, 0.5, 0.5, 0.5, 0.5, -0.5, 0.5, 0.0, 0.0, 1.0}, at::kDouble);
+  const Tensor transform = values.view({4, 3}).to(weight.device());
   const Tensor matrices = at::einsum("ih,kchw,jw->ijck", {transform, weight.to(at::kDouble), transform});
   return panels_of(matrices.flatten(0, 1), dtype);
 }
 
-// A 3x3 convolution with padding 1 of small maps: it leaves out the products with the padding, which are more than half of
-// all in a map of 2x2 pixels.
+// A 3x3 convolution with padding 1 of small maps: it leaves out the products with the padding, which are more than half
+// of all in a map of 2x2 pixels.
 template <typename Number>
 struct SmallMapConvolution {
   const Number *x, *weight;  // of the weight, see `product_weight`
@@ -941,7 +943,7 @@ Tensor conv3x3(const Tensor& x, const Tensor& winograds, const Tensor& products,
               winograds.sizes(), " and ", products.sizes());
   const Tensor out = conv3x3_out(given, winograds, products, bias);
   if (out.numel() == 0) return out;
-  with_number(winograds, [&]<typename Number>(Number) {
+  with_number(winograds.scalar_type(), [&]<typename Number>(Number) {
     // Whichever takes fewer products.
     const int64_t tiles = at::divup(height, 2) * at::divup(width, 2);
     if ((3 * height - 2) * (3 * width - 2) <= kPositions * tiles) {
@@ -999,10 +1001,6 @@ TORCH_LIBRARY_IMPL(defm_rl, Meta, library) {
   library.impl("grouped_conv", TORCH_FN(grouped_conv_out));
   library.impl("product_weight", TORCH_FN(product_weight));
   library.impl("product_conv", TORCH_FN(product_conv_out));
-  library.impl("winograd_weight", [](const Tensor& weight, at::ScalarType dtype) {
-    const int64_t pairing = pairing_of(dtype);
-    return at::empty({kPositions, weight.size(0) / kPanel, weight.size(1) / pairing, kPanel, pairing},
-                     weight.options().dtype(dtype));
-  });
+  library.impl("winograd_weight", TORCH_FN(winograd_weight));
   library.impl("conv3x3", TORCH_FN(conv3x3_out));
 }

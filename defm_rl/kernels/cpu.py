@@ -22,8 +22,8 @@ def available() -> bool:
 
 @cache
 def multiplies_bfloat16() -> bool:
-    """Whether the processor has instructions for products of bfloat16, so that they are faster than of float32."""
-    return build.capability() == "AVX512" and bool(torch.cpu._is_avx512_bf16_supported())
+    """Whether the operations can be used with products of bfloat16 that are faster than those of float32."""
+    return _has_bfloat16() and available()
 
 
 def group_norm_act_(
@@ -140,10 +140,15 @@ def winograd_weight(weight: Tensor, dtype: torch.dtype = torch.float32) -> Tenso
     return packed
 
 
+def _has_bfloat16() -> bool:
+    """Whether the processor has instructions for products of bfloat16."""
+    return build.capability() == "AVX512" and bool(torch.cpu._is_avx512_bf16_supported())
+
+
 def _flags() -> list[str]:
     capability, includes = build.capability(), Path(torch.__file__).parent / "include"
     return [
-        *(["-mavx512bf16"] if multiplies_bfloat16() else []),
+        *(["-mavx512bf16"] if _has_bfloat16() else []),
         f"-I{includes}",
         f"-I{includes / 'torch/csrc/api/include'}",
         f"-DCPU_CAPABILITY={capability}",

@@ -1,6 +1,6 @@
-// The normalization of depth on a processor, in one operation: an image is read for its range and, from the cache, for its
-// channels, which are written once. `cpu_depth.py` builds it, for the vector instructions of the machine, and
-// calls it. It includes nothing of PyTorch, so that building takes a second.
+// The normalization of depth on a processor, in one operation: an image is read for its range and, from the cache, for
+// its channels, which are written once. `cpu_depth.py` builds it, for the vector instructions of the machine, and calls
+// it. It includes nothing of PyTorch, so that building takes a second.
 
 #include <omp.h>
 
@@ -90,8 +90,9 @@ Floats clean(Floats depth, float max_depth_m) {
 // mantissa between 1/sqrt(2) and sqrt(2), for which the polynomial is that of Cephes' logf (Moshier 1989); what the
 // rounding of 1 + x took away is put back as (x - (y - 1)) / y.
 Floats log1p(Floats x) {
-  constexpr float coefficients[] = {7.0376836292e-2f, -1.1514610310e-1f, 1.1676998740e-1f,  -1.2420140846e-1f, 1.4249322787e-1f,
-                                    -1.6668057665e-1f, 2.0000714765e-1f, -2.4999993993e-1f, 3.3333331174e-1f};
+  constexpr float coefficients[] = {7.0376836292e-2f,  -1.1514610310e-1f, 1.1676998740e-1f,
+                                    -1.2420140846e-1f, 1.4249322787e-1f,  -1.6668057665e-1f,
+                                    2.0000714765e-1f,  -2.4999993993e-1f, 3.3333331174e-1f};
   constexpr int32_t smallest_mantissa = 0x3f3504f3;  // the bits of 1/sqrt(2)
   const Floats y = 1.0f + x;
   Ints bits;
@@ -129,11 +130,11 @@ Range range_of(const float* depth, int64_t count, float max_depth_m) {
       high[v] = larger(high[v], values);
     }
   }
-  for_each_vector(count - i, 0.0f, [&](int64_t j, auto load_some, auto) {
-    high[0] = larger(high[0], clean(load_some(depth + i + j), max_depth_m));
-  });
-  for_each_vector(count - i, max_depth_m, [&](int64_t j, auto load_some, auto) {
-    low[0] = smaller(low[0], clean(load_some(depth + i + j), max_depth_m));
+  // Beyond the last, the first: it counts already.
+  for_each_vector(count - i, depth[0], [&](int64_t j, auto load_some, auto) {
+    const Floats values = clean(load_some(depth + i + j), max_depth_m);
+    low[0] = smaller(low[0], values);
+    high[0] = larger(high[0], values);
   });
   low[0] = smaller(low[0], low[1]);
   high[0] = larger(high[0], high[1]);
@@ -246,7 +247,8 @@ void write_resized_rows(const Channels& channels, const float* depth, float* out
     resize(above_plane, above_row);
     if (!all_near) resize(near_plane, near_row);
     channels.write(
-        job.out_width, out + row * job.padded_width, [&](int64_t i, auto load_some) { return load_some(above_row + i); },
+        job.out_width, out + row * job.padded_width,
+        [&](int64_t i, auto load_some) { return load_some(above_row + i); },
         [&](int64_t i, auto load_some, Floats above) { return all_near ? above + low : load_some(near_row + i); });
   }
 }
