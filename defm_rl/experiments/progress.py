@@ -14,6 +14,7 @@ from tqdm import tqdm
 from defm_rl.experiments.episodes import Episode, WatchEpisodes
 
 COLUMNS = ("steps", "seconds", "success_rate", "episode_reward", "episode_steps")  # and the task's own measures
+MOST_ROWS = 1000  # of a training's history: off-policy algorithms end a rollout at every step
 
 
 def progress_bar(iterable: Any = None, **settings: Any) -> Any:
@@ -56,9 +57,9 @@ class Progress:
     """Watches a training, whichever library does it: the trainer calls `on_step` and `on_rollout`.
 
     Args:
-        history: A CSV file to which each rollout appends a row.
+        history: A CSV file to which rollouts append a row, at most `MOST_ROWS` in a whole training.
         episodes: The environments' account.
-        curves: Where the figures of each rollout go as well.
+        curves: Where the figures of each row go as well.
         total_steps: Steps of the whole training.
         steps: Steps that were done before an interruption.
         seconds_before: Seconds that they took.
@@ -84,6 +85,7 @@ class Progress:
         self.curves, self.total_steps, self.seconds_before = curves, total_steps, seconds_before
         self._history, self._episodes, self._time_limit_s = history, episodes, time_limit_s
         self._save, self._save_every, self._next_save = save, save_every, steps + save_every
+        self._next_row = 0.0
         self._started = time.perf_counter()
         self._bar = progress_bar(total=total_steps, initial=steps, unit="step", smoothing=0.1)
 
@@ -105,7 +107,8 @@ class Progress:
 
     def on_rollout(self, steps: int) -> None:
         """Writes down how the last episodes went, and a checkpoint where one is due."""
-        if self._episodes.recent:
+        if self._episodes.recent and (steps >= self._next_row or steps >= self.total_steps):
+            self._next_row = steps + self.total_steps / MOST_ROWS
             figures = _averages(self._episodes.recent)
             self._bar.set_postfix(success=f"{figures['success_rate']:.0%}", refresh=False)
             self._write({"steps": steps, "seconds": round(self.seconds, 1)}, figures)

@@ -141,3 +141,20 @@ def test_the_history_has_a_column_for_every_measure_and_checkpoints_are_due(tmp_
         rows = list(csv.DictReader(file))
     assert [row["steps"] for row in rows] == ["80", "160", "240"]
     assert (rows[0]["success_rate"], rows[0]["spl"], rows[0]["stuck_rate"]) == ("0.5", "0.45", "0.5")
+
+
+def test_the_history_of_rollouts_of_single_steps_has_a_thousand_rows_and_ends_with_the_last(tmp_path):
+    """As SAC's, which ends a rollout at every step of its environments."""
+    env = WatchEpisodes(navigation(num_envs=1, observations=("state",)))
+    env.recent.extend(EPISODES)
+    curves = Curves(tmp_path / "curves")
+    progress = Progress(tmp_path / "history.csv", env, curves, 20_000, save=lambda: None, save_every=20_000)
+    for steps in range(4, 20_001, 4):
+        progress.on_rollout(steps)
+    progress.close()
+    curves.close()
+    env.close()
+    with (tmp_path / "history.csv").open() as file:
+        steps = [int(row["steps"]) for row in csv.DictReader(file)]
+    assert len(steps) in (1000, 1001)
+    assert (steps[0], steps[-1]) == (4, 20_000)
