@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import math
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
@@ -75,6 +76,7 @@ class MujocoVectorEnv(VectorEnv[Obs, NDArray[Any], NDArray[Any]], ABC):
 
     Attributes:
         renderer: "egl" or "rays", whichever draws the depth images; None without them.
+        horizontal_fov_deg: Field of view of each depth camera in degrees, whether it is observed or not.
         randomized: What the episodes have drawn, each (num_envs, ...), by the names of `Randomization`: 1 and 0 for
             factors and offsets that are not drawn, latencies as whole control steps. For cameras (num_envs, cameras)
             or (num_envs, cameras, 3), whether they are observed or not.
@@ -84,6 +86,8 @@ class MujocoVectorEnv(VectorEnv[Obs, NDArray[Any], NDArray[Any]], ABC):
     """
 
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 5}
+    has_map: ClassVar[bool] = False
+    """Whether `layout(index)` and `poses` say where robots are on a map."""
 
     def __init__(
         self,
@@ -120,6 +124,11 @@ class MujocoVectorEnv(VectorEnv[Obs, NDArray[Any], NDArray[Any]], ABC):
         self.metadata = {**type(self).metadata, "autoreset_mode": self.autoreset_mode}
 
         self._depth_size = _checked_size(depth_size)
+        aspect = self._depth_size[1] / self._depth_size[0]
+        self.horizontal_fov_deg = {
+            name: math.degrees(2 * math.atan(math.tan(math.radians(model.camera(camera).fovy[0]) / 2) * aspect))
+            for name, camera in cameras.items()
+        }
         depth_space = spaces.Box(0.0, far_plane_m(model), (1, *self._depth_size), np.float32)
         offered = {**dict.fromkeys(cameras, depth_space), **vectors}
         names = _checked_observations(observations, offered)

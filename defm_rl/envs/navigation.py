@@ -110,6 +110,8 @@ class NavigationVectorEnv(MujocoVectorEnv):
         ValueError: A value that makes no sense.
     """
 
+    has_map = True
+
     def __init__(
         self,
         num_envs: int = 1,

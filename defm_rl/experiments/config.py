@@ -7,7 +7,7 @@ import importlib.resources
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from hydra import compose, initialize_config_module
 from hydra.core.config_store import ConfigStore
@@ -27,14 +27,17 @@ CONF_MODULE = "defm_rl.experiments.conf"
 class EnvConfig:
     """A vectorized environment, by its gymnasium id."""
 
+    simulator: ClassVar[str]  # the module of `tasks/` that makes it
+
     id: str = MISSING
     num_envs: int = 32
-    depth_size: tuple[int, int] = (48, 96)  # height and width of the depth image, pixels
 
 
 @dataclass
 class MujocoEnvConfig(EnvConfig):
     """Of a MuJoCo task; the task's own settings follow in `env_config`'s classes."""
+
+    simulator: ClassVar[str] = "mujoco"
 
     level: str = MISSING  # how hard; the task's documentation lists its levels
     renderer: str = "auto"  # egl, rays, or auto: EGL where there is OpenGL
@@ -83,7 +86,10 @@ ManipulationEnvConfig = env_config(ManipulationConfig)
 class IsaaclabNavigationEnvConfig(EnvConfig):
     """The navigation task in Isaac Lab, see `defm_rl.envs.isaaclab.navigation`."""
 
+    simulator: ClassVar[str] = "isaaclab"
+
     num_envs: int = 64
+    depth_size: tuple[int, int] = (48, 96)  # height and width of the depth image, pixels
     device: str = "auto"  # of the simulation: cpu, cuda:0, ..., or auto: a GPU where there is one
     max_episode_steps: int = 60  # of 0.2 s
 

@@ -1,35 +1,20 @@
-"""From a configuration to environments: the sensor, and the encoder where nothing of it is trained."""
+"""What a policy sees of its environments: which observations, and through which encoder; the numbers of layouts."""
 
 import logging
-from collections.abc import Sequence
 from typing import Any
 
-import gymnasium
 import numpy as np
 from gymnasium.vector import VectorEnv
 
-import defm_rl.envs  # noqa: F401  registers the environments
 from defm_rl.encoders import DepthEncoder, WeightsUnavailableError
 from defm_rl.envs.core import DRAWN_LAYOUTS
-from defm_rl.experiments import isaaclab
-from defm_rl.experiments.config import (
-    AlgoConfig,
-    Config,
-    ConfigError,
-    EncoderConfig,
-    EnvConfig,
-    IsaaclabNavigationEnvConfig,
-    MujocoEnvConfig,
-)
-from defm_rl.gymnasium import EncodeDepth, SimulateSensor
-from defm_rl.sensors import make_sensor
+from defm_rl.experiments.config import AlgoConfig, ConfigError, EncoderConfig
+from defm_rl.gymnasium import EncodeDepth
 
 _logger = logging.getLogger(__name__)
 
-IDEAL = "ideal"
 
-
-def make_encoder(config: EncoderConfig, image_size: tuple[int, int]) -> DepthEncoder:
+def make_encoder(config: EncoderConfig, image_size: tuple[int, int] | None) -> DepthEncoder:
     """The DeFM encoder that a configuration names, frozen."""
     return DepthEncoder(**encoder_kwargs(config), image_size=image_size)
 
@@ -58,26 +43,7 @@ def sees_features(config: EncoderConfig) -> bool:
     return config.kind == "defm" and not config.trainable
 
 
-def sensor_of(config: EnvConfig) -> str:
-    """The sensor that policies see with; Isaac Lab's cameras are ideal."""
-    return config.sensor if isinstance(config, MujocoEnvConfig) else IDEAL
-
-
-def of_mujoco(config: EnvConfig) -> MujocoEnvConfig:
-    """The configuration, of what only the MuJoCo tasks can do.
-
-    Raises:
-        ConfigError: Where it is a task of Isaac Lab.
-    """
-    if not isinstance(config, MujocoEnvConfig):
-        raise ConfigError(
-            f"{config.id} is a task of Isaac Lab: simulated sensors, reports, comparisons of features and films are "
-            "for the MuJoCo tasks. `defm-rl evaluate RUN episodes=500` evaluates it."
-        )
-    return config
-
-
-def settle_weights(config: EncoderConfig, image_size: tuple[int, int]) -> DepthEncoder | None:
+def settle_weights(config: EncoderConfig, image_size: tuple[int, int] | None) -> DepthEncoder | None:
     """Loads the encoder's weights, or random ones where that is allowed and the Hub is out of reach.
 
     `config.weights` then says what was taken, so that everything that follows takes the same.
@@ -113,77 +79,6 @@ def camera_keys(config: EncoderConfig) -> tuple[str, ...]:
 def policy_keys(encoder: EncoderConfig, algo: AlgoConfig) -> tuple[str, ...]:
     """All observations that the policy sees: depth, and vectors such as the state."""
     return (*camera_keys(encoder), *algo.observations)
-
-
-def make_vec_env(
-    config: EnvConfig,
-    observations: Sequence[str],
-    *,
-    sensor: str | None = None,
-    seed: int = 0,
-    num_envs: int | None = None,
-    renderer: str | None = None,
-    **kwargs: Any,
-) -> VectorEnv[Any, Any, Any]:
-    """The environments of a MuJoCo task's configuration, their depth as its sensor measures it.
-
-    Args:
-        config: The environments.
-        observations: Which observations they give, see `policy_keys`; what is left out costs nothing.
-        sensor: A sensor to see with in the place of the configuration's, see `defm_rl.sensors.SENSORS`.
-        seed: Of the sensor's random numbers.
-        num_envs: How many, in the place of the configuration's number.
-        renderer: What draws depth, in the place of the configuration's.
-        **kwargs: For the task, such as `layout_seeds` and `render_mode`.
-
-    Raises:
-        ConfigError: For a task of Isaac Lab.
-        ValueError: For a sensor that does not exist, or a setting that the task refuses.
-    """
-    config = of_mujoco(config)
-    sensor = config.sensor if sensor is None else sensor
-    make_sensor(sensor)  # a wrong name is refused, by a policy that sees nothing too
-    env = gymnasium.make_vec(
-        config.id,
-        num_envs=num_envs or config.num_envs,
-        **{**config.task(), "renderer": renderer or config.renderer},
-        observations=tuple(dict.fromkeys(observations)),
-        **kwargs,
-    )
-    cameras = [key for key, box in env.single_observation_space.items() if len(box.shape) == 3]  # type: ignore[attr-defined]
-    if sensor == IDEAL or not cameras:
-        return env
-    step_s: float = env.unwrapped.config.control_step_s  # type: ignore[attr-defined]  # every task of ours has it
-    return SimulateSensor(env, sensor, depth_keys=cameras, step_s=step_s, seed=seed)
-
-
-def make_seen_env(
-    config: Config,
-    observations: Sequence[str],
-    encoder: DepthEncoder | None,
-    *,
-    sensor: str | None = None,
-    renderer: str | None = None,
-    **kwargs: Any,
-) -> VectorEnv[Any, Any, Any]:
-    """The environments of an experiment as its policy sees them: through a frozen encoder, each frame encoded once.
-
-    Args:
-        config: The experiment.
-        observations: Which observations they give, see `policy_keys`.
-        encoder: The experiment's encoder, where it has one; Isaac Lab's observation terms load it themselves.
-        sensor: See `make_vec_env`; of a MuJoCo task.
-        renderer: See `make_vec_env`; of a MuJoCo task.
-        **kwargs: `seed`, `num_envs`, `layout_seeds`.
-
-    Raises:
-        ConfigError, ValueError: For a setting that the task refuses.
-    """
-    if isinstance(config.env, IsaaclabNavigationEnvConfig):
-        features = encoder_kwargs(config.encoder) if sees_features(config.encoder) else None
-        return isaaclab.make_vec_env(config.env, observations, features, **kwargs)
-    env = make_vec_env(config.env, observations, sensor=sensor, renderer=renderer, **kwargs)
-    return encode_once(env, config.encoder, encoder)
 
 
 def training_seed(seed: int, steps: int = 0) -> int:

@@ -17,6 +17,7 @@ from defm_rl.experiments.report import clips, recorded, scenes, settings, summar
 from defm_rl.experiments.report.arms import Arm, group
 from defm_rl.experiments.report.write import default_folder, write_report
 from defm_rl.experiments.runs import Run
+from defm_rl.experiments.tasks import Ability, make_task
 
 _logger = logging.getLogger(__name__)
 
@@ -103,7 +104,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _sensors(config: Config, chosen: Settings) -> list[str]:
-    return chosen.sensors or [environments.sensor_of(config.env)]
+    return chosen.sensors or [make_task(config.env).sensor]
 
 
 def _configurations(runs: Sequence[Run], chosen: Settings, problems: list[str]) -> dict[Run, Config]:
@@ -113,7 +114,7 @@ def _configurations(runs: Sequence[Run], chosen: Settings, problems: list[str]) 
         try:
             config = run.config()
             if chosen.sensors or chosen.report:
-                environments.of_mujoco(config.env)
+                make_task(config.env).require(Ability.SENSORS)
             configs[run] = config
         except USER_ERRORS as error:
             problems.append(str(error))
@@ -217,7 +218,8 @@ def _encoders(
         if config.encoder.kind != "defm" or config.encoder.trainable:
             continue
         kwargs = environments.encoder_kwargs(config.encoder)
-        key = repr((arm.task, config.env.depth_size, sorted(kwargs.items())))
+        size = make_task(config.env).depth_size(config.encoder)
+        key = repr((arm.task, size, sorted(kwargs.items())))
         if key in reports:
             continue
         _logger.info("Comparing the features of %s", config.encoder.name)
@@ -233,6 +235,6 @@ def _encoders(
             except ConfigError as error:
                 found = [str(error)]
             problems += [problem for problem in found if problem not in problems]
-        encoder = environments.make_encoder(config.encoder, config.env.depth_size)
+        encoder = environments.make_encoder(config.encoder, size)
         reports[key] = scenes.report_encoder(encoder, arm.task, frames, names, real, seed=chosen.first_layout)
     return list(reports.values()), source

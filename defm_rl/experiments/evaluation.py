@@ -16,12 +16,13 @@ import numpy as np
 import torch
 
 from defm_rl.encoders import DepthEncoder
-from defm_rl.experiments import environments, isaaclab, statistics
+from defm_rl.experiments import environments, statistics
 from defm_rl.experiments.config import USER_ERRORS, Config, ConfigError, refused_settings
 from defm_rl.experiments.episodes import Episode, Policy, run_episodes
 from defm_rl.experiments.progress import progress_bar
 from defm_rl.experiments.provenance import provenance
 from defm_rl.experiments.runs import Run, verify_encoder, write_json
+from defm_rl.experiments.tasks import make_task
 from defm_rl.experiments.trainers import load_policy
 
 
@@ -55,15 +56,15 @@ def evaluate(
     layouts = environments.named_layouts(options.first_layout, options.episodes)
     num_envs = min(options.num_envs, options.episodes)
     with refused_settings():
-        env = environments.make_seen_env(
-            config,
+        env = make_task(config.env).make_encoded(
             environments.policy_keys(config.encoder, config.algo),
+            config.encoder,
             encoder,
             sensor=sensor,
             renderer=options.renderer,
             seed=options.first_layout,
             num_envs=num_envs,
-            layout_seeds=list(layouts),
+            layouts=layouts,
         )
     try:
         episodes = run_episodes(policy, env, layouts)
@@ -144,10 +145,11 @@ def load(run: Run) -> tuple[Config, Policy, DepthEncoder | None]:
         ConfigError: Where the folder holds no run, no checkpoint, or one that cannot be read.
     """
     config = run.config()
-    isaaclab.check(config)
+    task = make_task(config.env)
+    task.check(config)
     encoder = None
     if config.encoder.kind == "defm":
-        encoder = environments.make_encoder(config.encoder, config.env.depth_size)
+        encoder = environments.make_encoder(config.encoder, task.depth_size(config.encoder))
         verify_encoder(run.state(), encoder)
     settle_threads(config)
     try:
@@ -227,7 +229,7 @@ class Cell:
             "encoder": self.run.state()["encoder"],
             "checkpoint": fingerprint(self.run),
             "sensor": self.sensor,
-            "trained_with": environments.sensor_of(config.env),
+            "trained_with": make_task(config.env).sensor,
             "seed": config.seed,
             **provenance(),
         }

@@ -13,6 +13,7 @@ from defm_rl.experiments.report import scenes, settings
 from defm_rl.experiments.report.arms import task_name
 from defm_rl.experiments.report.write import write_report
 from defm_rl.experiments.runs import to_config
+from defm_rl.experiments.tasks import make_task
 
 _logger = logging.getLogger(__name__)
 
@@ -72,7 +73,7 @@ def _run(arguments: Sequence[str]) -> list[str]:
     if chosen.recorded is not None:
         real, source = scenes.recorded_frames(chosen.recorded, config, chosen.recorded_units_per_m, chosen.frames)
     with refused_settings():
-        encoder = environments.settle_weights(config.encoder, config.env.depth_size)
+        encoder = environments.settle_weights(config.encoder, make_task(config.env).depth_size(config.encoder))
         assert encoder is not None
         frames = scenes.scene_frames(config, chosen.frames, chosen.first_layout)
     report = scenes.report_encoder(encoder, task_name(config), frames, names, real, seed=chosen.first_layout)

@@ -5,6 +5,7 @@ import dataclasses
 import json
 import logging
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -31,6 +32,7 @@ from defm_rl.experiments.episodes import WatchEpisodes
 from defm_rl.experiments.evaluation import settle_threads, threads_put_back
 from defm_rl.experiments.report import settings
 from defm_rl.experiments.runs import to_config
+from defm_rl.experiments.tasks import make_task
 from defm_rl.experiments.trainers.sb3 import SB3Trainer, training_keys
 from defm_rl.memory import Ledger, estimate_encoding, nbytes
 
@@ -125,18 +127,16 @@ def estimate_training(config: Config, device: str | None = None) -> TrainingMemo
 def _small_training(config: Config) -> tuple[BaseAlgorithm, DepthEncoder | None]:
     """The training's model, and the encoder around its environments, with as little data as can be."""
     few: dict[str, Any] = {"n_steps": 2, "batch_size": 2} if isinstance(config.algo, PPOConfig) else {"buffer_size": 2}
-    # No image is rendered: OpenGL need not be there, nor be started.
-    env_config = environments.of_mujoco(config.env)
-    renderer = "rays" if env_config.renderer in ("auto", "egl") else env_config.renderer
+    task = make_task(make_task(config.env).smallest())
     small = dataclasses.replace(
         config,
-        env=dataclasses.replace(env_config, num_envs=1, renderer=renderer),
+        env=task.config,
         encoder=dataclasses.replace(config.encoder, weights="random"),
         algo=dataclasses.replace(config.algo, **few),
     )
     with refused_settings():
-        encoder = environments.settle_weights(small.encoder, small.env.depth_size)
-        env = environments.make_seen_env(small, training_keys(small), encoder, seed=small.seed)
+        encoder = environments.settle_weights(small.encoder, task.depth_size(small.encoder))
+        env = task.make_encoded(training_keys(small), small.encoder, encoder, seed=small.seed)
     settle_threads(small)
     try:
         with refused_settings():
@@ -151,11 +151,15 @@ def _estimate(config: Config, model: BaseAlgorithm, encoder: DepthEncoder | None
     if device != model.device.type:
         policy = copy.deepcopy(policy).to("cpu" if device == "cpu" else "meta")
     cameras = environments.camera_keys(config.encoder)
-    height, width = config.env.depth_size
+    images = [make_task(config.env).cameras[key] for key in cameras]
     encoder_weights = encoding = 0
     if encoder is not None:
-        step = estimate_encoding(encoder, config.env.num_envs * len(cameras), height, width, device=device)
-        encoder_weights, encoding = step.weights, step.inputs + step.peak
+        steps = [
+            estimate_encoding(encoder, config.env.num_envs * count, *size, device=device)
+            for size, count in Counter((image.height, image.width) for image in images).items()
+        ]
+        encoder_weights = steps[0].weights
+        encoding = sum(step.inputs for step in steps) + max(step.peak for step in steps)
 
     algo = config.algo
     assert isinstance(algo, PPOConfig | SACConfig)
@@ -172,7 +176,9 @@ def _estimate(config: Config, model: BaseAlgorithm, encoder: DepthEncoder | None
         update=_peak(update, policy, algo.batch_size, copies),
         transitions=transitions,
         transition=transition,
-        transition_with_images=transition - seen + copies * len(cameras) * height * width * _IMAGE_BYTES,
+        transition_with_images=transition
+        - seen
+        + copies * sum(image.height * image.width for image in images) * _IMAGE_BYTES,
         buffer=transitions * transition,
         reordering=transitions * largest if isinstance(model, PPO) else 0,
     )

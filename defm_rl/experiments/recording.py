@@ -10,11 +10,11 @@ from gymnasium.vector import VectorEnv, VectorWrapper
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
-from defm_rl.envs import NavigationVectorEnv
 from defm_rl.envs.layouts import Layout
 from defm_rl.experiments.config import Config
-from defm_rl.experiments.environments import make_vec_env, policy_keys
+from defm_rl.experiments.environments import policy_keys
 from defm_rl.experiments.episodes import Episode
+from defm_rl.experiments.tasks import Ability, Map, make_task
 
 DEPTH = "depth"  # the camera whose images are shown
 FRAME_S = 0.1  # of simulated time between two frames at least: faster tasks are not filmed at every step
@@ -37,23 +37,24 @@ class Camera(VectorWrapper):
 
     Args:
         env: The environments, with same-step autoreset. Without a map, they are pictured where they render.
+        world: Their map, where they have one.
+        step_s: Seconds between two actions.
         depth_key: The depth image that is recorded.
         seen: The observations that the policy is shown: a blind one gets no depth.
     """
 
-    def __init__(self, env: VectorEnv[Any, Any, Any], depth_key: str, seen: Sequence[str]) -> None:
+    def __init__(
+        self, env: VectorEnv[Any, Any, Any], world: Map | None, step_s: float, depth_key: str, seen: Sequence[str]
+    ) -> None:
         super().__init__(env)
-        task: Any = env.unwrapped
-        self.task = task
+        self.world = world
         self.depth_key, self.seen = depth_key, tuple(seen)
         space = env.single_observation_space
         assert isinstance(space, spaces.Dict)
         self.single_observation_space = spaces.Dict({key: space[key] for key in self.seen})
         self.observation_space = batch_space(self.single_observation_space, self.num_envs)
         self.finished: dict[int, Recording] = {}
-        self._mapped = isinstance(env.unwrapped, NavigationVectorEnv)
-        control_step_s: float = self.task.config.control_step_s
-        self._stride = max(1, round(FRAME_S / control_step_s))
+        self._stride = max(1, round(FRAME_S / step_s))
         self._steps = 0
 
     def reset(self, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
@@ -79,12 +80,12 @@ class Camera(VectorWrapper):
         return self._shown(observations), rewards, terminated, truncated, infos
 
     def _begun(self, index: int) -> Recording:
-        return Recording(self.task.layout(index) if self._mapped else None)
+        return Recording(self.world.layout(index) if self.world else None)
 
     def _finish(self, index: Any, infos: dict[str, Any]) -> None:
         recording, last = self.current[index], infos["final_info"]
         recording.depth.append(infos["final_obs"][index][self.depth_key][0])
-        if self._mapped:
+        if self.world:
             recording.poses.append(last["pose"][index])
         elif recording.pictures:
             recording.pictures.append(recording.pictures[-1])  # the scene itself has begun anew
@@ -96,8 +97,8 @@ class Camera(VectorWrapper):
         indices = list(indices)
         if not indices:
             return
-        poses = self.task.poses if self._mapped else None
-        pictures: Any = None if self._mapped else self.env.render()
+        poses = self.world.poses if self.world else None
+        pictures: Any = None if self.world else self.env.render()
         for index in indices:
             self.current[index].depth.append(observations[self.depth_key][index, 0].copy())
             if poses is not None:
@@ -115,8 +116,14 @@ def filmed(config: Config, layouts: Sequence[int], **kwargs: Any) -> Camera:
     Args:
         config: The experiment. A blind policy is filmed too: the camera runs for the viewer alone.
         layouts: The layouts to play.
-        **kwargs: For `make_vec_env`.
+        **kwargs: For `Task.make`.
+
+    Raises:
+        ConfigError: Where the task cannot be filmed.
     """
+    task = make_task(config.env)
+    task.require(Ability.FILMS)
     seen = policy_keys(config.encoder, config.algo)
-    settings = {"num_envs": len(layouts), "seed": config.seed, "render_mode": "rgb_array", **kwargs}
-    return Camera(make_vec_env(config.env, (DEPTH, *seen), layout_seeds=list(layouts), **settings), DEPTH, seen)
+    settings = {"num_envs": len(layouts), "seed": config.seed, **kwargs}
+    env = task.make((DEPTH, *seen), layouts=layouts, pictures=True, **settings)
+    return Camera(env, task.map(env), task.step_s or FRAME_S, DEPTH, seen)

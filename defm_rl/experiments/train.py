@@ -16,13 +16,12 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from defm_rl.encoders import DepthEncoder
-from defm_rl.experiments import animation, environments, isaaclab, plots
+from defm_rl.experiments import animation, environments, plots
 from defm_rl.experiments.config import (
     CONF_MODULE,
     USER_ERRORS,
     Config,
     ConfigError,
-    MujocoEnvConfig,
     check_overrides,
     compose_config,
     refused_settings,
@@ -42,6 +41,7 @@ from defm_rl.experiments.interruption import INTERRUPTED, stop_on_sigterm
 from defm_rl.experiments.progress import Curves, Progress
 from defm_rl.experiments.provenance import provenance
 from defm_rl.experiments.runs import Run, check_same_policy, to_config, verify_encoder, write_json
+from defm_rl.experiments.tasks import make_task
 from defm_rl.experiments.trainers import Trainer, make_trainer, training_keys
 
 _logger = logging.getLogger(__name__)
@@ -69,16 +69,17 @@ def train(config: Config, run: Run, overrides: Sequence[str]) -> dict[str, Any]:
 
 def _train(config: Config, run: Run, overrides: Sequence[str]) -> dict[str, Any]:
     started = time.perf_counter()
-    isaaclab.check(config)
+    task = make_task(config.env)
+    task.check(config)
     former = None
     if config.resume:
         former = _former(config, run, overrides)
     else:
         run.save_config(config, overrides)
     with refused_settings():
-        encoder = environments.settle_weights(config.encoder, config.env.depth_size)
+        encoder = environments.settle_weights(config.encoder, task.depth_size(config.encoder))
         checkpoint, steps = (run.checkpoint, former["steps"]) if former else (None, 0)
-        env = environments.make_seen_env(config, training_keys(config, checkpoint), encoder, seed=config.seed)
+        env = task.make_encoded(training_keys(config, checkpoint), config.encoder, encoder, seed=config.seed)
     if former is not None:
         verify_encoder(former, encoder)
     settle_threads(config)
@@ -103,9 +104,8 @@ def _conclude(
     config: Config, run: Run, trainer: Trainer, encoder: DepthEncoder | None, started: float
 ) -> dict[str, Any]:
     """Evaluates the policy, and writes down what came of it all; returns the metrics."""
-    options = Options(config.evaluation.episodes, config.evaluation.first_layout, config.env.num_envs)
-    if isinstance(config.env, MujocoEnvConfig):
-        options.renderer = config.env.renderer
+    task = make_task(config.env)
+    options = Options(config.evaluation.episodes, config.evaluation.first_layout, config.env.num_envs, task.renderer)
     episodes = evaluate(config, trainer.policy, encoder, options)
     write_episodes(run.folder / "episodes.csv", episodes)
     metrics = {
@@ -115,7 +115,7 @@ def _conclude(
             "experiment": config.experiment,
             "encoder": run.state()["encoder"],
             **trainer.origin,
-            "sensor": environments.sensor_of(config.env),
+            "sensor": task.sensor,
             "seed": config.seed,
             **provenance(),
         },

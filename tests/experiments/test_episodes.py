@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from gymnasium.vector import VectorWrapper
 
-from defm_rl.experiments import environments
 from defm_rl.experiments.config import NavigationEnvConfig
 from defm_rl.experiments.episodes import Episode, WatchEpisodes, run_episodes
 from defm_rl.experiments.evaluation import describe, summarize, write_episodes
 from defm_rl.experiments.progress import Curves, Progress
+from defm_rl.experiments.tasks import make_task
 
 
 class Forward:
@@ -31,13 +31,13 @@ def navigation(sensor=None, num_envs=3, observations=("depth", "state"), **kwarg
     config = NavigationEnvConfig(
         id="defm_rl/Navigation-v0", level="two_walls", depth_size=(24, 48), renderer="rays", num_envs=num_envs
     )
-    return environments.make_vec_env(config, observations, sensor=sensor, **kwargs)
+    return make_task(config).make(observations, sensor=sensor, **kwargs)
 
 
 def test_a_policy_drives_every_layout_once_whatever_the_number_of_environments():
     episodes = {}
     for num_envs in (2, 5):
-        env, policy = navigation(num_envs=num_envs, observations=("state",), layout_seeds=range(50, 59)), Forward()
+        env, policy = navigation(num_envs=num_envs, observations=("state",), layouts=range(50, 59)), Forward()
         episodes[num_envs] = sorted(run_episodes(policy, env, range(50, 59)), key=lambda episode: episode.layout)
         env.close()
         assert policy.forgotten[0] is None

@@ -2,10 +2,10 @@
 
 import pytest
 
-from defm_rl.experiments import gap, isaaclab, train
+from defm_rl.experiments import gap, train
 from defm_rl.experiments.config import ConfigError, compose_config
-from defm_rl.experiments.environments import make_vec_env, of_mujoco, sensor_of
 from defm_rl.experiments.runs import to_config
+from defm_rl.experiments.tasks import Ability, isaaclab, make_task
 
 
 @pytest.mark.skipif(isaaclab.installed(), reason="Isaac Lab is installed")
@@ -19,10 +19,12 @@ def test_without_isaac_lab_one_line_says_what_to_install(tmp_path, monkeypatch, 
 
 
 def test_what_only_mujoco_tasks_can_do_is_refused(capsys):
-    config = to_config(compose_config(["experiment=isaaclab_navigation"])).env
-    assert sensor_of(config) == "ideal"
-    for use in (of_mujoco, lambda env: make_vec_env(env, ["state"])):
+    task = make_task(to_config(compose_config(["experiment=isaaclab_navigation"])).env)
+    assert task.sensor == "ideal"
+    for ability in Ability:
         with pytest.raises(ConfigError, match="is a task of Isaac Lab"):
-            use(config)
+            task.require(ability)
+    with pytest.raises(ConfigError, match="is a task of Isaac Lab"):
+        task.make(["state"], sensor="stereo")
     assert gap.main(["env=isaaclab_navigation", "encoder.weights=random", "frames=16"]) == 2
     assert "is a task of Isaac Lab" in capsys.readouterr().err

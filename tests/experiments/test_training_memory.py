@@ -11,6 +11,7 @@ from defm_rl.experiments.config import compose_config
 from defm_rl.experiments.episodes import WatchEpisodes
 from defm_rl.experiments.memory import buffer_arrays, estimate_training
 from defm_rl.experiments.runs import to_config
+from defm_rl.experiments.tasks import make_task
 from defm_rl.experiments.trainers.sb3 import SB3Trainer, training_keys
 
 SMALL = [
@@ -31,7 +32,7 @@ def trained_by(overrides):
     """The configuration, and the model that training makes of it."""
     config = to_config(compose_config(overrides))
     encoder = environments.settle_weights(config.encoder, config.env.depth_size)
-    env = environments.make_vec_env(config.env, training_keys(config), seed=0)
+    env = make_task(config.env).make(training_keys(config))
     return config, SB3Trainer(config, WatchEpisodes(environments.encode_once(env, config.encoder, encoder))).model
 
 

@@ -10,8 +10,9 @@ import torch
 
 from defm_rl import DepthEncoder
 from defm_rl.envs.isaaclab.layouts import DRAWN, Layouts
-from defm_rl.experiments import evaluate, isaaclab, train
+from defm_rl.experiments import evaluate, train
 from defm_rl.experiments.runs import Run
+from defm_rl.experiments.tasks import isaaclab
 from defm_rl.isaaclab.sharing import SharedDepth
 
 RANDOM = ["encoder=efficientnet_b0", "encoder.weights=random", "encoder.grid=[1,4]"]
@@ -31,14 +32,14 @@ def here(tmp_path, monkeypatch):
 @pytest.fixture
 def made(monkeypatch):
     """What a run encodes with in each of the environments that it makes."""
-    encoded, make = [], isaaclab.make_vec_env
+    encoded, make = [], isaaclab.IsaaclabNavigation.make_encoded
 
     def kept(*args, **kwargs):
         env = make(*args, **kwargs)
         encoded.append(list(SharedDepth.of(env.task).encoded.values()))
         return env
 
-    monkeypatch.setattr(isaaclab, "make_vec_env", kept)
+    monkeypatch.setattr(isaaclab.IsaaclabNavigation, "make_encoded", kept)
     return encoded
 
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from defm_rl.experiments.config import Config
-from defm_rl.experiments.environments import of_mujoco, sensor_of
 from defm_rl.experiments.runs import Run
+from defm_rl.experiments.tasks import make_task
 
 # What says nothing about the policy: how it was watched, judged and driven.
 _APART = ("seed", "resume", "logger", "evaluation", "checkpoint_every", "experiment")
@@ -42,7 +42,7 @@ class Arm:
     @property
     def trained_with(self) -> str:
         """The sensor of its training."""
-        return sensor_of(self.config.env)
+        return make_task(self.config.env).sensor
 
 
 def group(runs: Sequence[Run], configs: Sequence[Config]) -> list[Arm]:
@@ -62,7 +62,7 @@ def group(runs: Sequence[Run], configs: Sequence[Config]) -> list[Arm]:
 
 def task_name(config: Config) -> str:
     """Environment and level."""
-    return f"{config.env.id.rpartition('/')[2]}, {of_mujoco(config.env).level}"
+    return make_task(config.env).name
 
 
 def encoder_name(config: Config) -> str:
@@ -107,7 +107,7 @@ def _names(configs: Sequence[Config], settings: Sequence[dict[str, Any]]) -> lis
             if key in _TASK:
                 parts.append(str(values[key]))
             elif key == "env.sensor":
-                parts.append(f"trained with {sensor_of(config.env)}")
+                parts.append(f"trained with {make_task(config.env).sensor}")
             elif key in values and not said:
                 parts.append(f"{key}={values[key]}")
         names.append(", ".join(parts))

@@ -11,10 +11,10 @@ import torch
 from numpy.typing import NDArray
 
 from defm_rl.encoders import DepthEncoder
-from defm_rl.experiments import environments
 from defm_rl.experiments.config import Config, ConfigError
 from defm_rl.experiments.report.features import Gap, feature_gap, nearest_to_recorded
 from defm_rl.experiments.report.recorded import load_recorded
+from defm_rl.experiments.tasks import IDEAL, Ability, make_task
 from defm_rl.sensors import simulate
 
 MIN_FRAMES = 8
@@ -63,9 +63,9 @@ def scene_frames(config: Config, frames: int, first_layout: int) -> NDArray[np.f
     camera = config.encoder.cameras[0]
     num_envs = min(_ENVS, frames)
     layouts = range(first_layout, first_layout + frames)
-    env = environments.make_vec_env(
-        config.env, (camera,), sensor=environments.IDEAL, num_envs=num_envs, layout_seeds=list(layouts)
-    )
+    task = make_task(config.env)
+    task.require(Ability.FRAMES)
+    env = task.make((camera,), sensor=IDEAL, num_envs=num_envs, layouts=layouts)
     try:
         env.action_space.seed(first_layout)
         taken = [env.reset(seed=first_layout)[0][camera][:, 0]]
@@ -86,7 +86,8 @@ def recorded_frames(
     Raises:
         ConfigError: Where there is none that can be read.
     """
-    found = load_recorded(Path(path), config.env.depth_size, units_per_m=units_per_m, limit=limit)
+    camera = make_task(config.env).cameras[config.encoder.cameras[0]]
+    found = load_recorded(Path(path), (camera.height, camera.width), units_per_m=units_per_m, limit=limit)
     if len(found.frames) < 2:
         raise ConfigError(
             f"recorded={path} holds a single frame: sets of frames are compared, at least two are needed."

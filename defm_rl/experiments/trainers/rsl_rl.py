@@ -26,6 +26,7 @@ from defm_rl.experiments.episodes import Observations, WatchEpisodes
 from defm_rl.experiments.progress import Progress
 from defm_rl.experiments.quiet import quiet
 from defm_rl.experiments.runs import Run
+from defm_rl.experiments.tasks import make_task
 from defm_rl.rsl_rl import DefmModel, RslRlVecEnv
 
 _MODEL = "model.pt"  # file of a checkpoint
@@ -268,13 +269,13 @@ def _encoder_settings(config: Config) -> dict[str, Any] | None:
     """Of the encoder inside the model, where it is there to be trained."""
     if not _inside(config):
         return None
-    size = list(config.env.depth_size)
+    size = make_task(config.env).depth_size(config.encoder)
     if config.encoder.kind == "cnn":
-        return {"class_name": "defm_rl.experiments.networks:DepthCnn", "image_size": size}
+        return {"class_name": "defm_rl.experiments.networks:DepthCnn", "image_size": size and list(size)}
     settings = encoder_kwargs(config.encoder)
     return {
         **settings,
-        "image_size": size,
+        "image_size": size and list(size),
         "grid": list(settings["grid"]),
         "trainable": trainable_stages(config.encoder),
     }

@@ -23,6 +23,7 @@ from defm_rl.experiments.environments import encoder_kwargs, policy_keys, traina
 from defm_rl.experiments.episodes import Observations, WatchEpisodes
 from defm_rl.experiments.networks import DepthCnn
 from defm_rl.experiments.progress import Curves, Progress
+from defm_rl.experiments.tasks import make_task
 from defm_rl.sb3 import DefmExtractor, EncoderAdam, FeatureProjection, GymnasiumVecEnv, VecNormalizeFeatures
 
 ALGORITHMS: dict[str, type[BaseAlgorithm]] = {"ppo": PPO, "sac": SAC}
@@ -177,7 +178,7 @@ def standardize(env: VecEnv, config: EncoderConfig, statistics: Path | None = No
     return VecNormalizeFeatures(env, norm_obs_keys=list(config.cameras), norm_reward=False, clip_obs=FEATURE_CLIP)
 
 
-def extractor(config: EncoderConfig, image_size: tuple[int, int]) -> dict[str, Any]:
+def extractor(config: EncoderConfig, image_size: tuple[int, int] | None) -> dict[str, Any]:
     """The features extractor for a policy's `policy_kwargs`."""
     if config.kind == "cnn":
         return {
@@ -235,7 +236,10 @@ def make_model(config: Config, env: VecEnv) -> BaseAlgorithm:
         "device": "auto",
         "verbose": 0,
     }
-    policy_kwargs = {"net_arch": list(algo.net_arch), **extractor(config.encoder, config.env.depth_size)}
+    policy_kwargs = {
+        "net_arch": list(algo.net_arch),
+        **extractor(config.encoder, make_task(config.env).depth_size(config.encoder)),
+    }
     if isinstance(algo, PPOConfig):
         return _make_ppo(algo, env, common, policy_kwargs)
     return _make_sac(algo, env, common, policy_kwargs)

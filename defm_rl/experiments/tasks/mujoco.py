@@ -1,0 +1,93 @@
+"""Our tasks on MuJoCo: numbered layouts, ideal depth in metres, any simulated sensor."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import Any, cast
+
+import gymnasium
+from gymnasium.vector import VectorEnv
+
+import defm_rl.envs  # noqa: F401  registers the environments
+from defm_rl.experiments.config import EncoderConfig, MujocoEnvConfig
+from defm_rl.experiments.tasks.base import IDEAL, DepthCamera, Map, Task
+from defm_rl.gymnasium import SimulateSensor
+from defm_rl.sensors import make_sensor
+
+
+class MujocoTask(Task[MujocoEnvConfig]):
+    """One of `defm_rl.envs`."""
+
+    @property
+    def name(self) -> str:
+        """The task and its level."""
+        return f"{super().name}, {self.config.level}"
+
+    @property
+    def sensor(self) -> str:
+        """The configuration's."""
+        return self.config.sensor
+
+    @property
+    def renderer(self) -> str:
+        """The configuration's."""
+        return self.config.renderer
+
+    @property
+    def step_s(self) -> float:
+        """The control step."""
+        return float(self.config.task()["control_step_s"])  # every task of ours has it
+
+    @cached_property
+    def cameras(self) -> Mapping[str, DepthCamera]:
+        """All that the task has, whether they are observed or not."""
+        env = MujocoTask(self.smallest()).make(("state",))
+        fovs: dict[str, float] = env.unwrapped.horizontal_fov_deg  # type: ignore[attr-defined]
+        env.close()
+        height, width = self.config.task()["depth_size"]
+        return {key: DepthCamera(height, width, fov) for key, fov in fovs.items()}
+
+    def depth_size(self, encoder: EncoderConfig) -> tuple[int, int]:
+        """The configuration's: all cameras share it."""
+        height, width = self.config.task()["depth_size"]
+        return height, width
+
+    def make(
+        self,
+        observations: Sequence[str],
+        *,
+        num_envs: int | None = None,
+        seed: int = 0,
+        layouts: Sequence[int] = (),
+        sensor: str | None = None,
+        renderer: str | None = None,
+        pictures: bool = False,
+    ) -> VectorEnv[Any, Any, Any]:
+        """See `Task.make`."""
+        sensor = self.sensor if sensor is None else sensor
+        make_sensor(sensor)  # a wrong name is refused, by a policy that sees nothing too
+        env = gymnasium.make_vec(
+            self.config.id,
+            num_envs=num_envs or self.config.num_envs,
+            **{**self.config.task(), "renderer": renderer or self.renderer},
+            observations=tuple(dict.fromkeys(observations)),
+            layout_seeds=list(layouts),
+            render_mode="rgb_array" if pictures else None,
+        )
+        cameras = [key for key, box in env.single_observation_space.items() if len(box.shape) == 3]  # type: ignore[attr-defined]
+        if sensor == IDEAL or not cameras:
+            return env
+        return SimulateSensor(env, sensor, depth_keys=cameras, step_s=self.step_s, seed=seed)
+
+    def smallest(self) -> MujocoEnvConfig:
+        """One environment; OpenGL need not be there, nor be started."""
+        renderer = "rays" if self.renderer in ("auto", "egl") else self.renderer
+        return dataclasses.replace(self.config, num_envs=1, renderer=renderer)
+
+    def map(self, env: VectorEnv[Any, Any, Any]) -> Map | None:
+        """That of the navigation task."""
+        task: Any = env.unwrapped
+        return cast(Map, task) if task.has_map else None
+
+
+make_task = MujocoTask
