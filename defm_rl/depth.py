@@ -367,6 +367,13 @@ def _padded(size: tuple[int, int], pad_to: int | None) -> tuple[int, int]:
 
 
 def _resize(planes: Tensor, size: tuple[int, int]) -> Tensor:
+    if is_traced() and not torch.compiler.is_dynamo_compiling():
+        # Exported, as products with fixed matrices: ONNX has no resize that PyTorch's antialiasing could become.
+        rows, columns = (
+            torch.from_numpy(cpu_depth.resizing_matrix(int(old), new)).to(planes)
+            for old, new in zip(planes.shape[-2:], size, strict=True)
+        )
+        return rows @ planes @ columns.T
     return F.interpolate(planes, size, mode="bilinear", align_corners=False, antialias=True)
 
 

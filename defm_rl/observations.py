@@ -284,7 +284,8 @@ def over_cameras(
         keys = [key for key, layout in layouts.items() if layout.size == size]
         images = [layouts[key].images(depth[key]) for key in keys]
         output = function(images[0] if len(images) == 1 else torch.cat(images))
-        for key, part in zip(keys, torch.split(output, [len(x) for x in images]), strict=True):
+        parts = (output,) if len(images) == 1 else torch.split(output, [x.shape[0] for x in images])
+        for key, part in zip(keys, parts, strict=True):
             frames = layouts[key].frames
             outputs[key] = part.reshape(-1, frames * part.shape[1], *part.shape[2:])
     return {key: outputs[key] for key in layouts}

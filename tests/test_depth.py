@@ -332,6 +332,12 @@ class TestInsideNetworks:
         with torch.no_grad():
             assert not normalize_channels(depth.requires_grad_()).requires_grad
 
+    def test_resizes_as_the_fast_one_does_to_1e_5(self) -> None:
+        depth = torch.rand(2, 47, 63, generator=torch.Generator().manual_seed(0)) * 90
+        for size in [(24, 20), (13, 63), (96, 128), (47, 31)]:
+            traced = torch.jit.trace(lambda x, size=size: normalize_channels(x, size), depth, check_trace=False)
+            assert (traced(depth) - normalize_channels(depth, size)).abs().max() < 1e-5
+
     @pytest.mark.parametrize("size", [None, (28, 42)])
     def test_exports_with_any_batch(self, depth: Tensor, size: tuple[int, int] | None) -> None:
         class Normalize(torch.nn.Module):

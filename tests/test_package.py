@@ -13,6 +13,8 @@ ROOT = Path(__file__).parent.parent
 
 def test_importing_the_library_imports_nothing_that_it_can_do_without():
     others = [
+        "numpy",
+        "torch",
         "torchvision",
         "timm",
         "gymnasium",
@@ -32,6 +34,9 @@ def test_the_public_names_are_there():
 
     assert sorted(defm_rl.__all__) == ["DepthEncoder", "list_encoders", "load_encoder", "normalize_depth"]
     assert all(hasattr(defm_rl, name) for name in defm_rl.__all__)
+    assert set(defm_rl.__all__) <= set(dir(defm_rl))
+    with pytest.raises(AttributeError, match="DepthEncodr"):
+        _ = defm_rl.DepthEncodr
 
 
 def test_imports_run_one_way():

@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import itertools
+import json
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Self
 
@@ -183,6 +184,8 @@ class DepthEncoder(nn.Module):
         """
         with torch.no_grad():
             depth = self._images(depth)
+            if is_traced():  # no graph within a graph
+                return self._run(depth)
             run = self._frozen_runner() if self._runner is not None or self.frozen else self._run
             if len(depth) <= chunk:
                 return run(depth)
@@ -247,17 +250,27 @@ class DepthEncoder(nn.Module):
         fn(self)
         return self
 
-    def get_extra_state(self) -> dict[str, Any]:
-        """What a checkpoint keeps of the frozen part: which encoder it was."""
-        return {"encoder": self.encoder_name, "sha256": self.provenance.sha256, "trainable": list(self._trainable)}
+    def get_extra_state(self) -> Tensor:
+        """What a checkpoint keeps of the frozen part: which encoder it was, as JSON in bytes.
 
-    def set_extra_state(self, state: dict[str, Any]) -> None:
+        As a tensor, since that is what others take every entry of a state dict for: RSL-RL, which broadcasts each where
+        it trains on several devices, and PyTorch's tracer.
+        """
+        state = {"encoder": self.encoder_name, "sha256": self.provenance.sha256, "trainable": list(self._trainable)}
+        return torch.tensor(list(json.dumps(state).encode()), dtype=torch.uint8, device=self.device)
+
+    def set_extra_state(self, state: Tensor | dict[str, Any]) -> None:
         """Verifies that a checkpoint was made with this encoder.
+
+        Args:
+            state: What `get_extra_state` returned, or what it stands for.
 
         Raises:
             RuntimeError: Where it was another encoder or other weights of it, as for all else in a state dict that
                 does not fit.
         """
+        if isinstance(state, Tensor):
+            state = dict(json.loads(bytes(state.tolist())))
         if state["encoder"] != self.encoder_name:
             raise RuntimeError(
                 f"The checkpoint was made with encoder {state['encoder']!r}, this policy has {self.encoder_name!r}."

@@ -154,3 +154,11 @@ def taps(size: int, resized: int) -> tuple[NDArray[np.int64], NDArray[np.float32
     weights[(pixels < first[:, None]) | (pixels >= last[:, None])] = 0.0
     weights /= np.cumsum(weights, 1, dtype=np.float32)[:, -1:]  # added up in order
     return starts, weights
+
+
+def resizing_matrix(size: int, resized: int) -> NDArray[np.float32]:
+    """`taps` as the (resized, size) matrix that resizes an axis."""
+    starts, weights = taps(size, resized)
+    matrix = np.zeros((resized, size), np.float32)
+    matrix[np.arange(resized)[:, None], starts[:, None] + np.arange(weights.shape[1])] = weights
+    return matrix

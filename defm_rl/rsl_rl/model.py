@@ -1,6 +1,6 @@
 """RSL-RL's model for policies that see: features that were encoded before it, or an encoder inside it."""
 
-import json
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -17,7 +17,6 @@ from defm_rl.depth import DepthScaleMonitor
 from defm_rl.encoders import DepthEncoder
 from defm_rl.observations import DepthLayout, over_cameras
 
-_EXTRA_STATE = "_extra_state"
 _SMALLEST_STD = 1e-5  # of a feature; float16 tells no smaller differences apart around 0.01
 
 
@@ -85,6 +84,7 @@ class DefmModel(MLPModel):  # type: ignore[misc]  # RSL-RL is not typed
         active = list(obs_groups[obs_set])
         depth, features, vectors = _sorted_groups(obs, active, depth_groups, feature_groups)
         vector_dim = sum(obs[group].shape[-1] for group in vectors)
+        self.group_shapes = {group: tuple(obs[group].shape[1:]) for group in active}
         self._vectors = vectors, vector_dim
         self._input_dim = vector_dim + latent_dim * (len(depth) + len(features))
         self._head_dim = self._input_dim if rnn_type is None else rnn_hidden_dim
@@ -118,7 +118,7 @@ class DefmModel(MLPModel):  # type: ignore[misc]  # RSL-RL is not typed
                 self.feature_norms[group] = norm
             self.projections[group] = nn.Sequential(nn.Linear(dim, latent_dim), nn.Tanh())
         for group in depth:
-            dim = self._encoding.dims[group]
+            dim = self.depth_encoding.dims[group]
             layers = (nn.LayerNorm(dim),) if feature_normalization else ()
             self.projections[group] = nn.Sequential(*layers, nn.Linear(dim, latent_dim), nn.Tanh())
         with torch.no_grad():
@@ -134,7 +134,7 @@ class DefmModel(MLPModel):  # type: ignore[misc]  # RSL-RL is not typed
     @property
     def encoder(self) -> nn.Module | None:
         """The encoder inside the model, its own or the actor's."""
-        return self._encoding.encoder if self.depth_groups else None
+        return self.depth_encoding.encoder if self.depth_groups else None
 
     def get_latent(self, obs: TensorDict, masks: Tensor | None = None, hidden_state: Any = None) -> Tensor:
         """What the MLP is given.
@@ -144,16 +144,10 @@ class DefmModel(MLPModel):  # type: ignore[misc]  # RSL-RL is not typed
             masks: (T, N) bool: which steps of padded sequences are none; of recurrent models in updates.
             hidden_state: The recurrent state that the sequences begin with.
         """
-        parts = [super().get_latent(obs)] if self.obs_groups else []
-        for group in self.feature_groups:
-            features = obs[group].float()
-            if group in self.feature_norms:
-                features = self.feature_norms[group](features)
-            parts.append(self.projections[group](features))
-        if self.depth_groups:
-            encoded = self._encoding(obs, masks, borrowing=bool(self._borrowed))
-            parts += [self.projections[group](encoded[group]) for group in self.depth_groups]
-        latent = torch.cat(parts, dim=-1)
+        vectors = super().get_latent(obs) if self.obs_groups else None
+        encoded = self.depth_encoding(obs, masks, borrowing=bool(self._borrowed)) if self.depth_groups else {}
+        features = {group: obs[group] for group in self.feature_groups}
+        latent = joined(self.feature_norms, self.projections, vectors, features, encoded)
         if self.rnn is None:
             return latent
         out: Tensor = self.rnn(latent, masks, hidden_state)
@@ -181,49 +175,21 @@ class DefmModel(MLPModel):  # type: ignore[misc]  # RSL-RL is not typed
         if self.rnn is not None:
             self.rnn.detach_hidden_state(dones)
 
-    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
-        """As ever, but tensors only: RSL-RL broadcasts each entry where it trains on several devices."""
-        state = super().state_dict(*args, **kwargs)
-        for key, value in state.items():
-            if key.endswith(_EXTRA_STATE):
-                state[key] = torch.tensor(list(json.dumps(value).encode()), dtype=torch.uint8, device=self._device)
-        return state
-
-    def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
-        """As ever; frozen weights that are not those of the checkpoint are refused."""
-        state = {
-            key: json.loads(bytes(value.tolist())) if key.endswith(_EXTRA_STATE) else value
-            for key, value in state_dict.items()
-        }
-        return super().load_state_dict(state, *args, **kwargs)
-
     def as_jit(self) -> nn.Module:
-        """Not offered for models that see.
+        """What RSL-RL's and Isaac Lab's exporters script: a `TorchModel`; of a policy of vectors, RSL-RL's own."""
+        from defm_rl.rsl_rl.exported import TorchModel
 
-        Raises:
-            NotImplementedError: Where there is depth, features or a recurrent state.
-        """
-        self._refuse_export()
-        return super().as_jit()
+        return TorchModel(self) if self.projections or self.is_recurrent else super().as_jit()
 
     def as_onnx(self, verbose: bool = False) -> nn.Module:
-        """Not offered for models that see.
+        """What their exporters make ONNX of: an `OnnxModel`; of a policy of vectors, RSL-RL's own."""
+        from defm_rl.rsl_rl.exported import OnnxModel
 
-        Raises:
-            NotImplementedError: Where there is depth, features or a recurrent state.
-        """
-        self._refuse_export()
-        return super().as_onnx(verbose)
-
-    def _refuse_export(self) -> None:
-        if self.projections or self.is_recurrent:
-            raise NotImplementedError(
-                "RSL-RL's export takes one vector of observations, which a DefmModel with depth, features or a "
-                "recurrent state does not: keep its checkpoint, which loads into the same configuration."
-            )
+        return OnnxModel(self, verbose) if self.projections or self.is_recurrent else super().as_onnx(verbose)
 
     @property
-    def _encoding(self) -> "DepthEncoding":
+    def depth_encoding(self) -> "DepthEncoding":
+        """The encoder and its cameras, its own or the actor's, of a model that sees depth."""
         encoding = self._borrowed[0] if self._borrowed else self.encoding
         assert encoding is not None
         return encoding
@@ -237,6 +203,32 @@ class DefmModel(MLPModel):  # type: ignore[misc]  # RSL-RL is not typed
 
     def _get_latent_dim(self) -> int:
         return self._head_dim
+
+
+def joined(
+    norms: nn.ModuleDict,
+    projections: nn.ModuleDict,
+    vectors: Tensor | None,
+    features: Mapping[str, Tensor],
+    encoded: Mapping[str, Tensor],
+) -> Tensor:
+    """What the recurrent layers or the MLP of a `DefmModel` are given.
+
+    Args:
+        norms: Its feature normalizations, by group.
+        projections: Its projections, by group.
+        vectors: Vectors, normalized.
+        features: What was encoded before the model, by group.
+        encoded: What was encoded inside it.
+    """
+    parts = [] if vectors is None else [vectors]
+    for group, x in features.items():
+        x = x.float()
+        if group in norms:
+            x = norms[group](x)
+        parts.append(projections[group](x))
+    parts += [projections[group](x) for group, x in encoded.items()]
+    return torch.cat(parts, dim=-1)
 
 
 class DepthEncoding(nn.Module):
@@ -294,12 +286,22 @@ class DepthEncoding(nn.Module):
             self._kept = depth, encoded
         return encoded
 
+    def encode(self, depth: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Features (N, D) of each camera's (N, ...) depth."""
+        return over_cameras(self.layouts, depth, self._features)
+
+    def alone(self) -> "DepthEncoding":
+        """A copy that is lent to nobody, and keeps nothing."""
+        alone = copy.copy(self)
+        alone.__dict__ = {**self.__dict__, "_lent": False, "_kept": None}
+        return copy.deepcopy(alone)
+
     def _encode(self, depth: dict[str, Tensor], batch: torch.Size, masks: Tensor | None) -> dict[str, Tensor]:
         if masks is None:
             flat = {group: x.flatten(0, len(batch) - 1) for group, x in depth.items()}
-            encoded = over_cameras(self.layouts, flat, self._features)
+            encoded = self.encode(flat)
             return {group: x.unflatten(0, batch) for group, x in encoded.items()}
-        seen = over_cameras(self.layouts, {group: x[masks] for group, x in depth.items()}, self._features)
+        seen = self.encode({group: x[masks] for group, x in depth.items()})
         padded = {group: x.new_zeros(*masks.shape, x.shape[-1]) for group, x in seen.items()}
         for group, x in seen.items():
             padded[group][masks] = x

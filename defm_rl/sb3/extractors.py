@@ -103,9 +103,7 @@ class DefmExtractor(BaseFeaturesExtractor):
         return self._features(depth[rows])[row_of_image]
 
     def _features(self, depth: Tensor) -> Tensor:
-        features: Tensor = (
-            self.encoder.encode(depth) if self.encoder.frozen and not is_traced() else self.encoder(depth)
-        )
+        features: Tensor = self.encoder.encode(depth) if self.encoder.frozen else self.encoder(depth)
         return features
 
 
