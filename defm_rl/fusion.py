@@ -9,7 +9,7 @@ from gymnasium import spaces
 from torch import Tensor, nn
 
 from defm_rl.depth import DepthScaleMonitor
-from defm_rl.observations import ONLY_KEY, depth_layouts, make_encoder, over_cameras
+from defm_rl.observations import depth_layouts, leaves, make_encoder, over_cameras
 
 
 class DepthFusion(nn.Module):
@@ -43,14 +43,14 @@ class DepthFusion(nn.Module):
         for key, layout in self._layouts.items():
             dim = layout.frames * self.encoder.feature_dim
             self.projections[key] = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, latent_dim), nn.Tanh())
-        by_key = space.spaces if isinstance(space, spaces.Dict) else {ONLY_KEY: space}
+        by_key = leaves(space)
         self._others = [key for key in by_key if key not in self._layouts]
         self.out_dim = latent_dim * len(self._layouts) + sum(prod(by_key[key].shape or ()) for key in self._others)
         self._monitor = DepthScaleMonitor()
 
     def forward(self, observations: Tensor | Mapping[str, Tensor]) -> Tensor:
         """(B, out_dim) of a batch of observations."""
-        by_key = {ONLY_KEY: observations} if isinstance(observations, Tensor) else observations
+        by_key: dict[str, Tensor] = leaves(observations)
         features = over_cameras(self._layouts, by_key, self._features)
         latents = [projection(features[key]) for key, projection in self.projections.items()]
         return torch.cat([*latents, *(by_key[key].flatten(1).float() for key in self._others)], dim=1)

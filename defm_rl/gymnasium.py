@@ -1,58 +1,122 @@
 """Vector wrappers for gymnasium: depth as simulated cameras measure it, encoder features, or input channels."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, VectorEnv, VectorWrapper
 from gymnasium.vector.utils import batch_space
-from numpy.typing import NDArray
 from torch import Tensor
 
-from defm_rl.depth import MAX_DEPTH_M, DepthScaleMonitor, as_depth
 from defm_rl.encoders import DepthEncoder
+from defm_rl.interfaces import check_vector_env
 from defm_rl.observations import (
-    DepthTransform,
     EncodingTransform,
     NormalizingTransform,
     Observation,
-    as_dict,
-    depth_layouts,
+    Transform,
+    as_given,
+    as_tensor,
+    exchanged,
+    leaves,
+    rows_of,
+    with_leaves,
+    with_row,
 )
-from defm_rl.sensors import MountingJitter, Sensor, SimulatedCamera, check_depth
+from defm_rl.sensors import MountingJitter, Sensor
+from defm_rl.simulation import SensorTransform
 
 __all__ = ["EncodeDepth", "NormalizeDepth", "SimulateSensor"]
 
 
 class _TransformDepth(VectorWrapper):
-    """Transforms observations, and in `infos` the last ones of episodes; works with every autoreset mode."""
+    """Transforms observations, and in `infos` the last ones of episodes; works with every autoreset mode.
 
-    def __init__(self, env: VectorEnv[Any, Any, Any], transform: DepthTransform) -> None:
+    Observations are arrays or tensors, which stay tensors on their device; spaces are gymnasium's in both cases. The
+    last observations stand in `infos` under `final_obs` or `final_observation`: one for each episode that has ended, or
+    a batch for all environments.
+    """
+
+    def __init__(self, env: VectorEnv[Any, Any, Any], transform: Transform) -> None:
         super().__init__(env)
         self.single_observation_space = transform.space
         self.observation_space = batch_space(transform.space, env.num_envs)
         self._transform = transform
+        self._ended = torch.zeros(env.num_envs, dtype=torch.bool)
 
     def reset(
         self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Observation, dict[str, Any]]:
-        """Resets and transforms."""
+        """Resets and transforms; options may name the environments (`reset_mask`, or `env_idx` as in ManiSkill)."""
+        envs = _chosen(options or {})  # before the environment, which takes them out of the options
         observations, infos = self.env.reset(seed=seed, options=options)  # type: ignore[arg-type]
-        return self._transform(observations)[0], infos
+        self._ended[slice(None) if envs is None else envs.to(self._ended.device)] = False
+        number = int(seed) if isinstance(seed, int | np.integer) else None
+        return self._transform.reset(observations, envs, number), infos
 
     def step(self, actions: Any) -> tuple[Observation, Any, Any, Any, dict[str, Any]]:
-        """Steps and transforms; with same-step autoreset the last observations join the batch."""
+        """Steps and transforms, the last observations of episodes too."""
         observations, rewards, terminations, truncations, infos = self.env.step(actions)
-        if "final_obs" not in infos:
-            return self._transform(observations)[0], rewards, terminations, truncations, infos
-        final_obs = infos["final_obs"].copy()
-        ended = [index for index, last in enumerate(final_obs) if last is not None]
-        observations, transformed = self._transform(observations, [final_obs[index] for index in ended])
-        for index, last in zip(ended, transformed, strict=True):
-            final_obs[index] = last
-        return observations, rewards, terminations, truncations, {**infos, "final_obs": final_obs}
+        before, self._ended = self._ended, as_tensor(terminations).bool() | as_tensor(truncations).bool()
+        last = _LastObservations(infos, self._ended, self._transform.layouts)
+        mode = self.metadata.get("autoreset_mode")
+        fresh = before if mode == AutoresetMode.NEXT_STEP else self._ended & (mode == AutoresetMode.SAME_STEP)
+        fresh = _indices(fresh)
+        fresh = fresh[~torch.isin(fresh, last.envs.to(fresh.device))]
+        transformed, rows = self._transform.step(observations, fresh, last.envs, last.depth)
+        return transformed, rewards, terminations, truncations, last.replaced(rows, transformed)
+
+
+class _LastObservations:
+    """The last observations of episodes in the infos of a vector environment.
+
+    Args:
+        infos: Of a step.
+        ended: The environments in which an episode has ended, (num_envs,) bool.
+        paths: Of the depth.
+
+    Attributes:
+        envs: The environments whose last observations are known, (E,).
+        depth: Their depth, (E, ...) by path.
+    """
+
+    def __init__(self, infos: dict[str, Any], ended: Tensor, paths: Mapping[str, Any]) -> None:
+        self._infos = infos
+        self._key = next((key for key in ("final_obs", "final_observation") if key in infos), None)
+        self._last = None if self._key is None else infos[self._key]
+        self.envs = torch.zeros(0, dtype=torch.int64)
+        self.depth: dict[str, Tensor] = {}
+        if self._last is None:
+            return
+        if self._is_batch:
+            self.envs = _indices(as_tensor(infos.get(f"_{self._key}", ended)).bool())
+            parts = leaves(self._last)
+            self.depth = {path: as_tensor(parts[path])[self.envs.to(parts[path].device)] for path in paths}
+        else:
+            self.envs = torch.tensor([i for i, last in enumerate(self._last) if last is not None], dtype=torch.int64)
+            self.depth = rows_of([self._last[i] for i in self.envs.tolist()], paths)
+
+    def replaced(self, rows: Mapping[str, Tensor], observations: Observation) -> dict[str, Any]:
+        """The infos with other rows in the place of `depth`; where no episode has ended, a batch has `observations`."""
+        if self._last is None:
+            return self._infos
+        if self._is_batch:
+            given = leaves(observations)
+            batches = {path: as_tensor(given[path]) for path in self.depth}
+            if len(self.envs):
+                batches = {path: exchanged(batch, self.envs, rows[path]) for path, batch in batches.items()}
+            last = with_leaves(self._last, {path: as_given(batch, given[path]) for path, batch in batches.items()})
+        else:
+            last = self._last.copy()
+            for row, env in enumerate(self.envs.tolist()):
+                last[env] = with_row(last[env], rows, row)
+        return {**self._infos, str(self._key): last}
+
+    @property
+    def _is_batch(self) -> bool:
+        many = isinstance(self._last, np.ndarray) and not self._last.dtype.hasobject
+        return many or isinstance(self._last, Mapping | Tensor)
 
 
 class EncodeDepth(_TransformDepth):
@@ -81,6 +145,7 @@ class EncodeDepth(_TransformDepth):
         device: str | torch.device | None = None,
         **encoder_kwargs: Any,
     ) -> None:
+        check_vector_env(env, "EncodeDepth", instead="For Stable-Baselines3 there is defm_rl.sb3.VecEncodeDepth.")
         transform = EncodingTransform(env.single_observation_space, depth_keys, encoder, device, **encoder_kwargs)
         super().__init__(env, transform)
         self.encoder = transform.encoder
@@ -109,10 +174,11 @@ class NormalizeDepth(_TransformDepth):
         unit: str = "m",
         dtype: type[np.float16] | type[np.float32] = np.float16,
     ) -> None:
+        check_vector_env(env, "NormalizeDepth", instead="For Stable-Baselines3 there is defm_rl.sb3.VecNormalizeDepth.")
         super().__init__(env, NormalizingTransform(env.single_observation_space, depth_keys, size, unit, dtype))
 
 
-class SimulateSensor(VectorWrapper):
+class SimulateSensor(_TransformDepth):
     """Depth as a simulated camera measures it; shape, dtype and unit of the observations stay what they are.
 
     Latency and frame rate belong to each environment's episode: they begin anew with it, in every autoreset mode, and
@@ -150,114 +216,30 @@ class SimulateSensor(VectorWrapper):
         unit: str = "m",
         device: str | torch.device = "cpu",
     ) -> None:
-        super().__init__(env)
-        self._layouts = depth_layouts(env.single_observation_space, depth_keys)
-        for key, layout in self._layouts.items():
-            if layout.frames > 1:
-                raise ValueError(f"{key!r} holds {layout.frames} stacked frames: simulate the sensor before stacking.")
-        self.cameras = {
-            key: SimulatedCamera(
-                sensor,
-                env.num_envs,
-                step_s=step_s,
-                # Cameras of one robot have random numbers of their own, but hang on one bracket each.
-                seed=seed + index,
-                mounting=mounting,
-                horizontal_fov_deg=horizontal_fov_deg,
-                device=device,
-            )
-            for index, key in enumerate(self._layouts)
-        }
-        self._unit = unit
-        self._monitor = DepthScaleMonitor()
-        self._ended = np.zeros(env.num_envs, dtype=bool)
-        self._shown: dict[str, NDArray[Any]] = {}
-        self.single_observation_space = self._widened(env.single_observation_space)
-        self.observation_space = batch_space(self.single_observation_space, env.num_envs)
+        check_vector_env(env, "SimulateSensor", instead="For Stable-Baselines3 there is defm_rl.sb3.VecSimulateSensor.")
+        transform = SensorTransform(
+            env.single_observation_space,
+            env.num_envs,
+            sensor,
+            depth_keys,
+            step_s=step_s,
+            seed=seed,
+            mounting=mounting,
+            horizontal_fov_deg=horizontal_fov_deg,
+            unit=unit,
+            device=device,
+        )
+        super().__init__(env, transform)
+        self.cameras = transform.cameras
 
-    def reset(
-        self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[Observation, dict[str, Any]]:
-        """Resets; with `options={"reset_mask": mask}` the episodes of the others go on."""
-        mask = (options or {}).get("reset_mask")  # before the environment, which takes it out of the options
-        observations, infos = self.env.reset(seed=seed, options=options)  # type: ignore[arg-type]
-        if mask is None or not self._shown:
-            for index, camera in enumerate(self.cameras.values()):
-                if isinstance(seed, int | np.integer):
-                    camera.restart(int(seed) + index)
-                else:
-                    camera.reset()
-            self._ended[:] = False
-            return self._see(observations, np.arange(self.num_envs)), infos
-        self._ended &= ~mask
-        return self._begin(observations, np.flatnonzero(mask)), infos
 
-    def step(self, actions: Any) -> tuple[Observation, Any, Any, Any, dict[str, Any]]:
-        """Steps; the cameras of episodes that begin are reset first."""
-        observations, rewards, terminations, truncations, infos = self.env.step(actions)
-        mode = self.metadata.get("autoreset_mode")
-        if mode == AutoresetMode.NEXT_STEP and self._ended.any():
-            self._reset_cameras(np.flatnonzero(self._ended))
-        self._ended = np.logical_or(terminations, truncations)
-        if "final_obs" not in infos:
-            return self._see(observations, np.arange(self.num_envs)), rewards, terminations, truncations, infos
-        # With same-step autoreset the cameras first see the ends of the old episodes, then the beginnings of the new.
-        final_obs = infos["final_obs"].copy()
-        ended = np.array([index for index, last in enumerate(final_obs) if last is not None], dtype=np.int64)
-        last_of_all = {key: array.copy() for key, array in as_dict(observations).items() if key in self._layouts}
-        for index in ended:
-            for key, array in last_of_all.items():
-                array[index] = as_dict(final_obs[index])[key]
-        seen = as_dict(self._see(last_of_all, np.arange(self.num_envs)))
-        for index in ended:
-            last = {**as_dict(final_obs[index]), **{key: seen[key][index].copy() for key in self._layouts}}
-            final_obs[index] = last if isinstance(observations, dict) else last["depth"]
-        observations = self._begin(observations, ended)
-        return observations, rewards, terminations, truncations, {**infos, "final_obs": final_obs}
+def _chosen(options: Mapping[str, Any]) -> Tensor | None:
+    """The environments that the options of a reset name; None for all."""
+    mask, envs = options.get("reset_mask"), options.get("env_idx")
+    if mask is not None:
+        return _indices(torch.as_tensor(mask))
+    return None if envs is None else torch.as_tensor(envs).reshape(-1)
 
-    def _begin(self, observations: Observation, envs: NDArray[np.int64]) -> Observation:
-        """Begins episodes; the other environments show what they showed last."""
-        self._reset_cameras(envs)
-        return self._see(observations, envs)
 
-    def _reset_cameras(self, envs: NDArray[np.int64]) -> None:
-        for camera in self.cameras.values():
-            camera.reset(torch.from_numpy(envs))
-
-    def _see(self, observations: Observation, envs: NDArray[np.int64]) -> Observation:
-        """Shows a batch of observations to the cameras of some environments."""
-        by_key = as_dict(observations)
-        for key, layout in self._layouts.items():
-            camera, arrays = self.cameras[key], by_key[key]
-            if len(envs):
-                depth = torch.from_numpy(np.require(arrays[envs], requirements=["C", "W"]))
-                images = as_depth(layout.images(depth), self._unit, check_values=False)
-                self._monitor.update(images)
-                images = check_depth(images.clamp(min=0.0)).to(camera.device)
-                everyone = len(envs) == self.num_envs
-                seen = self._as_given(camera(images, None if everyone else torch.from_numpy(envs)), arrays)
-                shown = np.empty_like(arrays) if everyone else self._shown[key].copy()
-                shown[envs] = seen.reshape(len(envs), *arrays.shape[1:])
-                self._shown[key] = shown
-        by_key = {**by_key, **{key: self._shown[key].copy() for key in self._layouts}}
-        return by_key if isinstance(observations, dict) else by_key["depth"]
-
-    def _as_given(self, images: Tensor, arrays: NDArray[Any]) -> NDArray[Any]:
-        """Metres back to the environment's unit and dtype."""
-        if self._unit == "mm":
-            images = images * 1000
-        if not np.issubdtype(arrays.dtype, np.floating):
-            images = images.round().clamp(0, np.iinfo(arrays.dtype).max)
-        return images.cpu().numpy().astype(arrays.dtype)
-
-    def _widened(self, space: spaces.Space[Any]) -> spaces.Space[Any]:
-        """The space with room for holes and for noise beyond the farthest depth that the environment itself gives."""
-        boxes: dict[str, spaces.Space[Any]] = dict(space.spaces) if isinstance(space, spaces.Dict) else {"depth": space}
-        for key, camera in self.cameras.items():
-            box = boxes[key]
-            assert isinstance(box, spaces.Box)
-            farthest = min(camera.sensor.max_depth_m, MAX_DEPTH_M) * (1000 if self._unit == "mm" else 1)
-            if np.issubdtype(box.dtype, np.integer):
-                farthest = min(farthest, np.iinfo(box.dtype).max)
-            boxes[key] = spaces.Box(0, np.maximum(box.high, farthest).astype(box.dtype), box.shape, box.dtype.type)
-        return spaces.Dict(boxes) if isinstance(space, spaces.Dict) else boxes["depth"]
+def _indices(mask: Tensor) -> Tensor:
+    return mask.nonzero()[:, 0]

@@ -1,6 +1,7 @@
 """Depth inside observations: which parts of an observation space are depth, and what takes their place."""
 
-from collections.abc import Callable, Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -13,8 +14,8 @@ from torch import Tensor
 from defm_rl.depth import DepthScaleMonitor, as_depth, normalize_channels
 from defm_rl.encoders import DepthEncoder
 
-Observation = NDArray[Any] | dict[str, NDArray[Any]]
-"""What an environment gives: one array, or several by key."""
+Observation = NDArray[Any] | Tensor | dict[str, Any]
+"""What an environment gives: one array or tensor, or several by key, in dicts within dicts where it likes."""
 
 ONLY_KEY = "depth"
 """The key under which an observation that is one array, and not a dict, is handled here."""
@@ -92,8 +93,50 @@ class FeatureBox(spaces.Box):
         return f"FeatureBox({self.shape[0]}, {self.source!r})"
 
 
-class DepthTransform:
-    """Replaces depth in observations, batch by batch; everything else stays as it is.
+class Transform(ABC):
+    """Puts something else in the place of depth, batch by batch; everything else stays as it is.
+
+    What an interface (gymnasium's, Stable-Baselines3's) calls the ends and beginnings of episodes is the business of
+    the shell around this.
+
+    Attributes:
+        layouts: The depth that is replaced, by path (see `leaves`).
+        space: The space of one transformed observation.
+    """
+
+    layouts: dict[str, DepthLayout]
+    space: spaces.Space[Any]
+
+    @abstractmethod
+    def reset(self, observations: Observation, envs: Tensor | None = None, seed: int | None = None) -> Observation:
+        """Transforms the observations after a reset.
+
+        Args:
+            observations: A batch, (num_envs, ...) by path; arrays become arrays, and tensors tensors on their device.
+            envs: The environments in which episodes begin, (N,) integers; None for all.
+            seed: With which random numbers begin anew.
+        """
+
+    @abstractmethod
+    def step(
+        self, observations: Observation, fresh: Tensor, ended: Tensor, last: Mapping[str, Tensor]
+    ) -> tuple[Observation, dict[str, Tensor]]:
+        """Transforms the observations after a step.
+
+        Args:
+            observations: As in `reset`.
+            fresh: The environments in which an episode begins with these observations, and no last one is known of the
+                episode before, (N,) integers.
+            ended: The environments in which one begins and the last observation of the one before is known, (E,).
+            last: The depth of these last observations, (E, ...) by path.
+
+        Returns:
+            The batch, and what takes the place of `last`.
+        """
+
+
+class DepthTransform(Transform):
+    """A function of single images takes the place of depth; episodes do not matter to it.
 
     Args:
         space: The space of one observation, Box or Dict.
@@ -101,10 +144,6 @@ class DepthTransform:
         function: From (N, H, W) depth, as the environment gives it, to (N, ...).
         make_box: The space of what takes the place of depth, from its shape.
         unit: Unit of the depth, "m" or "mm".
-
-    Attributes:
-        layouts: The depth that is replaced, by key.
-        space: The space of one transformed observation.
     """
 
     def __init__(
@@ -120,35 +159,28 @@ class DepthTransform:
         self._unit = unit
         self._monitor = DepthScaleMonitor()
         probe = {key: torch.ones(1, layout.frames, *layout.size) for key, layout in self.layouts.items()}
-        replaced = {key: make_box(tuple(x.shape[1:])) for key, x in over_cameras(self.layouts, probe, function).items()}
-        self.space = spaces.Dict({**space.spaces, **replaced}) if isinstance(space, spaces.Dict) else replaced[ONLY_KEY]
+        outputs = over_cameras(self.layouts, probe, function)
+        self.space = with_leaves(space, {key: make_box(tuple(x.shape[1:])) for key, x in outputs.items()})
 
-    def __call__(
-        self, observations: Observation, last: Sequence[Observation] = ()
-    ) -> tuple[Observation, list[Observation]]:
-        """Transforms a batch of observations, and in the same call some single ones.
+    def reset(self, observations: Observation, envs: Tensor | None = None, seed: int | None = None) -> Observation:
+        """Transforms all observations."""
+        return self._replaced(observations, {})[0]
 
-        Args:
-            observations: A batch, (B, ...) by key.
-            last: Single observations without batch axis: those with which episodes have just ended.
+    def step(
+        self, observations: Observation, fresh: Tensor, ended: Tensor, last: Mapping[str, Tensor]
+    ) -> tuple[Observation, dict[str, Tensor]]:
+        """Transforms all observations; the last ones of episodes join the batch."""
+        return self._replaced(observations, last if len(ended) else {})
 
-        Returns:
-            The same two with new arrays in the place of depth.
-        """
-        batch, *singles = (as_dict(observation) for observation in (observations, *last))
-        depth = {}
-        for key in self.layouts:
-            arrays = np.concatenate([batch[key], *(single[key][None] for single in singles)]) if singles else batch[key]
-            depth[key] = torch.from_numpy(np.require(arrays, requirements=["C", "W"]))
-        outputs = {key: x.cpu().numpy() for key, x in over_cameras(self.layouts, depth, self._watched).items()}
-
-        size = len(next(iter(outputs.values()))) - len(singles)
-        batch = {**batch, **{key: output[:size] for key, output in outputs.items()}}
-        for index, single in enumerate(singles):
-            singles[index] = {**single, **{key: output[size + index] for key, output in outputs.items()}}
-        if isinstance(observations, dict):
-            return batch, list(singles)
-        return batch[ONLY_KEY], [single[ONLY_KEY] for single in singles]
+    def _replaced(self, observations: Observation, last: Mapping[str, Tensor]) -> tuple[Observation, dict[str, Tensor]]:
+        given = leaves(observations)
+        depth = {key: as_tensor(given[key]) for key in self.layouts}
+        if last:
+            depth = {key: torch.cat([x, last[key].to(x.device)]) for key, x in depth.items()}
+        outputs = over_cameras(self.layouts, depth, self._watched)
+        size = len(given[next(iter(self.layouts))])
+        batch = with_leaves(observations, {key: as_given(x[:size], given[key]) for key, x in outputs.items()})
+        return batch, {key: x[size:] for key, x in outputs.items()}
 
     def _watched(self, images: Tensor) -> Tensor:
         self._monitor.watch(images, self._unit)
@@ -237,12 +269,14 @@ def depth_layouts(space: spaces.Space[Any], depth_keys: Sequence[str] | None = N
 
     Args:
         space: Of one observation. A Box is depth as a whole.
-        depth_keys: The keys of a Dict that are depth. Default: every key whose shape is (H, W), (1, H, W) or (H, W, 1)
-            with at least 16 pixels a side, and whose dtype is floating or uint16. Stacked frames must be named, since
-            they could as well be the channels of a color image.
+        depth_keys: The keys of a Dict that are depth; in nested ones their paths, such as
+            "sensor_data/base_camera/depth". Default: every key whose shape is (H, W), (1, H, W) or (H, W, 1) with at
+            least 16 pixels a side, and whose dtype is floating or uint16, or another integer of 16 bits or more where
+            "depth" is in its name. Stacked frames must be named, since they could as well be the channels of a color
+            image.
 
     Returns:
-        The layout of each key; of `ONLY_KEY` for a Box.
+        The layout of each path; of `ONLY_KEY` for a Box.
 
     Raises:
         ValueError: Where there is no depth, or it is not clear what is.
@@ -251,18 +285,20 @@ def depth_layouts(space: spaces.Space[Any], depth_keys: Sequence[str] | None = N
         return {ONLY_KEY: DepthLayout.of(space, ONLY_KEY)}
     if not isinstance(space, spaces.Dict):
         raise ValueError(f"Depth observations must be a Box or a Dict; got {space}.")
+    parts = leaves(space)
     if depth_keys is not None:
-        unknown = [key for key in depth_keys if key not in space.spaces]
-        if unknown or not depth_keys:
-            raise ValueError(f"depth_keys must be one or more of {', '.join(space.spaces)}; got {tuple(depth_keys)}.")
-        return {key: DepthLayout.of(space[key], key) for key in depth_keys}
-    candidates = {key: DepthLayout.of(box, key) for key, box in space.spaces.items() if _looks_like_depth(box)}
+        names = [str(key) for key in depth_keys]
+        unknown = [name for name in names if name not in parts]
+        if unknown or not names:
+            raise ValueError(f"depth_keys must be one or more of {', '.join(parts)}; got {tuple(depth_keys)}.")
+        return {name: DepthLayout.of(parts[name], name) for name in names}
+    candidates = {path: DepthLayout.of(part, path) for path, part in parts.items() if _looks_like_depth(part, path)}
     stacked = [key for key, layout in candidates.items() if layout.frames > 1]
     if stacked:
         channels = candidates[stacked[0]].frames
         raise ValueError(f"{stacked[0]!r} has {channels} channels: if they are depth frames, name it in depth_keys=.")
     if not candidates:
-        raise ValueError(f"No depth among {space}: name the keys in depth_keys=.")
+        raise ValueError(f"No depth among {space}: name the keys in depth_keys=, one or more of {', '.join(parts)}.")
     return candidates
 
 
@@ -308,13 +344,77 @@ def describe_encoder(encoder: DepthEncoder) -> str:
     )
 
 
-def as_dict(observation: Any) -> dict[str, Any]:
-    """An observation by key, whether it is a dict or not."""
-    return observation if isinstance(observation, dict) else {ONLY_KEY: observation}
+def leaves(tree: Any, path: str = "") -> dict[str, Any]:
+    """The parts of an observation or of a space by path, whether it is one of them, a dict, or dicts within dicts.
+
+    Args:
+        tree: An observation or a space.
+        path: Where it stands in a larger one.
+
+    Returns:
+        Arrays or spaces by path, such as "sensor_data/base_camera/depth"; by `ONLY_KEY` where there is but one.
+
+    Raises:
+        ValueError: Where two parts have one path.
+    """
+    if not isinstance(tree, Mapping):
+        return {path or ONLY_KEY: tree}
+    found: dict[str, Any] = {}
+    for key, part in tree.items():
+        inside = leaves(part, _path(path, key))
+        twice = found.keys() & inside.keys()
+        if twice:
+            raise ValueError(f"Two parts of the observation have the path {twice.pop()!r}: give one another key.")
+        found |= inside
+    return found
 
 
-def _looks_like_depth(space: spaces.Space[Any]) -> bool:
-    if not isinstance(space, spaces.Box) or not (space.dtype == np.uint16 or np.issubdtype(space.dtype, np.floating)):
+def with_leaves(tree: Any, parts: Mapping[str, Any], path: str = "") -> Any:
+    """An observation or a space with other parts at some of the paths of `leaves`; dicts are copied, arrays are not."""
+    if not isinstance(tree, Mapping):
+        return parts.get(path or ONLY_KEY, tree)
+    replaced = {key: with_leaves(part, parts, _path(path, key)) for key, part in tree.items()}
+    return spaces.Dict(list(replaced.items())) if isinstance(tree, spaces.Dict) else replaced  # a list keeps its order
+
+
+def rows_of(observations: Sequence[Observation], paths: Iterable[str]) -> dict[str, Tensor]:
+    """Some parts of single observations as one batch, (N, ...) by path; empty where there are no observations."""
+    parts = [leaves(observation) for observation in observations]
+    return {path: torch.stack([as_tensor(each[path]) for each in parts]) for path in paths} if parts else {}
+
+
+def with_row(observation: Observation, rows: Mapping[str, Tensor], index: int) -> Any:
+    """A single observation with one row of a batch in the place of its own parts."""
+    given = leaves(observation)
+    return with_leaves(observation, {path: as_given(batch[index], given[path]) for path, batch in rows.items()})
+
+
+def exchanged(batch: Tensor, envs: Tensor, rows: Tensor) -> Tensor:
+    """A copy of a batch (num_envs, ...) that holds other rows (N, ...) for some environments (N,)."""
+    take = torch.arange(len(batch), device=batch.device)
+    take[envs.to(batch.device)] = torch.arange(len(batch), len(batch) + len(envs), device=batch.device)
+    return torch.cat([batch, rows.to(batch.device)])[take]  # PyTorch reads uint16 by index, but does not write it
+
+
+def as_tensor(array: NDArray[Any] | Tensor) -> Tensor:
+    """The same memory as a tensor, where PyTorch can read it."""
+    return array if isinstance(array, Tensor) else torch.from_numpy(np.require(array, requirements=["C", "W"]))
+
+
+def as_given(tensor: Tensor, given: NDArray[Any] | Tensor) -> NDArray[Any] | Tensor:
+    """A tensor on the device of `given`, or an array where that is one."""
+    return tensor.to(given.device) if isinstance(given, Tensor) else tensor.cpu().numpy()
+
+
+def _path(path: str, key: object) -> str:
+    return f"{path}/{key}" if path else str(key)
+
+
+def _looks_like_depth(space: spaces.Space[Any], path: str) -> bool:
+    if not isinstance(space, spaces.Box):
+        return False
+    named = space.dtype.kind in "iu" and space.dtype.itemsize > 1 and "depth" in path.rpartition("/")[2].lower()
+    if not (space.dtype == np.uint16 or np.issubdtype(space.dtype, np.floating) or named):
         return False
     sizes = [size for size in space.shape if size != 1]
     return len(sizes) in (2, 3) and sorted(sizes)[-2] >= _SMALLEST_IMAGE and DepthLayout.of(space, "").frames < 16

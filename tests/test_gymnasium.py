@@ -3,11 +3,13 @@
 import numpy as np
 import pytest
 import torch
-from fake_envs import ENCODER, IMAGE, vector_env
-from gymnasium.vector import AutoresetMode, VectorObservationWrapper
+from fake_envs import ENCODER, IMAGE, DeviceTensor, TensorVectorEnv, vector_env
+from gymnasium.vector import AutoresetMode, VectorEnv, VectorObservationWrapper
 
 from defm_rl import DepthEncoder, normalize_depth
 from defm_rl.gymnasium import EncodeDepth, NormalizeDepth, SimulateSensor
+from defm_rl.observations import leaves
+from defm_rl.sensors import make_sensor
 
 MODES = list(AutoresetMode)
 
@@ -103,3 +105,129 @@ def test_a_frame_without_a_valid_pixel_is_one_of_holes(encoder, wrap):
     holes = wrapped.reset(seed=0)[0]["depth"]
     env.value = -1.0
     np.testing.assert_array_equal(wrapped.step(np.zeros((2, 2)))[0]["depth"], holes)
+
+
+NESTED = "sensor_data/depth/depth"
+
+
+def wrap(name, env, encoder, **settings):
+    if name == "encode":
+        return EncodeDepth(env, encoder, **settings)
+    if name == "normalize":
+        return NormalizeDepth(env, **settings)
+    return SimulateSensor(env, make_sensor("stereo", delay_steps=(1, 1)), **settings)
+
+
+def played(env, count=5):
+    """All that is observed in some steps and at the ends of episodes, in order, as arrays by path."""
+    seen = [env.reset(seed=0)[0]]
+    action = np.zeros((2, 2)) if isinstance(leaves(seen[0]).popitem()[1], np.ndarray) else torch.zeros(2, 2)
+    for _ in range(count):
+        observations, _, _, _, infos = env.step(action)
+        final = infos.get("final_observation", infos.get("final_obs"))
+        if isinstance(final, dict):
+            seen += [{path: x[i] for path, x in leaves(final).items()} for i in range(env.num_envs)]
+        else:
+            seen += [] if final is None else list(final)
+        seen.append(observations)
+    return [{path: as_array(x) for path, x in leaves(observation).items()} for observation in seen]
+
+
+def as_array(x):
+    return x.cpu().numpy() if isinstance(x, torch.Tensor) else x
+
+
+def assert_same(some, others):
+    for a, b in zip(some, others, strict=True):
+        assert a.keys() == b.keys()
+        for path in a:
+            assert a[path].dtype == b[path].dtype
+            np.testing.assert_array_equal(a[path], b[path])
+
+
+@pytest.mark.parametrize("mode", MODES[:2])
+@pytest.mark.parametrize("name", ["encode", "normalize", "simulate"])
+def test_depth_in_nested_dicts_is_found_and_replaced_in_its_place(encoder, name, mode):
+    flat = wrap(name, vector_env(mode=mode, episode_steps=2), encoder)
+    nested = wrap(name, vector_env(mode=mode, episode_steps=2, nested=True), encoder)
+    place = nested.single_observation_space["sensor_data"]["depth"]["depth"]
+    assert place == flat.single_observation_space["depth"]
+    assert nested.observation_space.contains(nested.reset(seed=0)[0])
+    renamed = [{"depth": x[NESTED], "state": x["state"]} for x in played(nested)]
+    assert_same(renamed, played(flat))
+    by_path = wrap(
+        name, vector_env(nested=True, cameras=("base", "hand")), encoder, depth_keys=["sensor_data/hand/depth"]
+    )
+    cameras = by_path.single_observation_space["sensor_data"]
+    assert cameras["base"]["depth"] == vector_env().single_observation_space["depth"]
+    assert (cameras["hand"]["depth"] != cameras["base"]["depth"]) == (name != "simulate")
+
+
+def test_keys_with_slashes_of_a_flat_dict_are_keys(encoder):
+    env = EncodeDepth(vector_env(cameras=("front/depth", "rear/depth")), encoder, depth_keys=["rear/depth"])
+    observations, _ = env.reset(seed=0)
+    assert env.observation_space.contains(observations)
+    assert observations["rear/depth"].shape == (2, encoder.feature_dim)
+    assert observations["front/depth"].shape == (2, 1, *IMAGE)
+
+
+@pytest.mark.parametrize("name", ["encode", "normalize", "simulate"])
+@pytest.mark.parametrize("settings", [{}, {"nested": True}, {"box": True}], ids=["flat", "nested", "box"])
+def test_tensors_stay_tensors_and_hold_what_arrays_hold(encoder, name, settings):
+    make = lambda: vector_env(episode_steps=2, **settings)  # noqa: E731
+    ours = wrap(name, TensorVectorEnv(make()), encoder)
+    observations, *_ = ours.reset(seed=0)
+    assert all(isinstance(x, torch.Tensor) for x in leaves(observations).values())
+    assert ours.single_observation_space == wrap(name, make(), encoder).single_observation_space
+    arrays = played(wrap(name, make(), encoder))
+    assert_same(played(ours), arrays)
+    if not settings.get("box"):
+        assert isinstance(observations["state"], DeviceTensor)
+    assert_same(played(wrap(name, TensorVectorEnv(make(), batch=False), encoder)), arrays)
+
+
+def test_tensors_of_millimetres_stay_integers():
+    make = lambda: vector_env(millimetres=True, episode_steps=2)  # noqa: E731
+    arrays = played(SimulateSensor(make(), unit="mm"))
+    assert arrays[0]["depth"].dtype == np.uint16
+    assert_same(played(SimulateSensor(TensorVectorEnv(make()), unit="mm")), arrays)
+
+
+def test_environments_outside_of_a_batch_of_last_observations_have_the_present_one(encoder):
+    inner = vector_env(num_envs=3, episode_steps=4)
+    env = EncodeDepth(TensorVectorEnv(inner), encoder)
+    env.reset(seed=0)
+    inner.envs[1].unwrapped.steps = 3
+    observations, *_, infos = env.step(torch.zeros(3, 2))
+    differs = (infos["final_observation"]["depth"] != observations["depth"]).any(1)
+    assert differs.tolist() == [False, True, False]
+
+
+def test_some_environments_are_reset_by_their_numbers():
+    """As ManiSkill's are, whose options name `env_idx`."""
+    env = SimulateSensor(TensorVectorEnv(vector_env(num_envs=3, mode=AutoresetMode.DISABLED)), "stereo")
+    env.reset(seed=0)
+    before = env.step(torch.zeros(3, 2))[0]["depth"]
+    after = env.reset(options={"env_idx": torch.tensor([1])})[0]["depth"]
+    assert (before != after).flatten(1).any(1).tolist() == [False, True, False]
+
+
+def test_cameras_begin_anew_where_no_last_observations_are_given():
+    """Same-step autoreset of simulators that do not keep them."""
+
+    class Forgetful(VectorObservationWrapper):
+        def __init__(self, env):
+            VectorEnv.__init__(self)
+            self.env = env
+
+        def step(self, actions):
+            *rest, infos = self.env.step(actions)
+            return *rest, {key: value for key, value in infos.items() if "final" not in key}
+
+    def shown(env):
+        return [env.reset(seed=0)[0]["depth"], *(env.step(np.zeros((2, 2)))[0]["depth"] for _ in range(4))]
+
+    late = make_sensor("ideal", delay_steps=(1, 1))
+    seen, real = shown(SimulateSensor(vector_env(episode_steps=2), late)), shown(vector_env(episode_steps=2))
+    np.testing.assert_array_equal(seen[2], real[2])
+    np.testing.assert_array_equal(seen[3], real[2])

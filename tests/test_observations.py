@@ -6,7 +6,15 @@ import torch
 from gymnasium import spaces
 
 from defm_rl import DepthEncoder
-from defm_rl.observations import DepthLayout, FeatureBox, depth_layouts, describe_encoder, over_cameras
+from defm_rl.observations import (
+    DepthLayout,
+    FeatureBox,
+    depth_layouts,
+    describe_encoder,
+    leaves,
+    over_cameras,
+    with_leaves,
+)
 
 
 def box(*shape, dtype=np.float32):
@@ -109,3 +117,34 @@ def test_every_setting_that_changes_features_is_in_their_description(settings):
 def test_descriptions_of_equal_encoders_are_equal():
     other_camera = {**BASE, "image_size": (48, 96), "cache_dir": "/somewhere/else"}
     assert describe_encoder(DepthEncoder(**other_camera)) == describe_encoder(DepthEncoder(**BASE))
+
+
+def test_depth_in_nested_dicts_is_found_by_path():
+    camera = spaces.Dict(depth=box(48, 64, 1), rgb=box(48, 64, 3, dtype=np.uint8))
+    space = spaces.Dict(agent=spaces.Dict(qpos=box(9)), sensor_data=spaces.Dict(base=camera, hand=camera))
+    assert set(depth_layouts(space)) == {"sensor_data/base/depth", "sensor_data/hand/depth"}
+    assert set(depth_layouts(space, ["sensor_data/hand/depth"])) == {"sensor_data/hand/depth"}
+    with pytest.raises(ValueError, match=r"one or more of agent/qpos, sensor_data/base/depth, .*; got \('depth',\)"):
+        depth_layouts(space, ["depth"])
+
+
+def test_signed_integers_are_depth_where_they_are_called_so():
+    """ManiSkill gives depth as int16 millimetres, and segmentation in the same shape and dtype."""
+    image = box(48, 64, 1, dtype=np.int16)
+    assert set(depth_layouts(spaces.Dict(cam=spaces.Dict(depth=image, segmentation=image)))) == {"cam/depth"}
+
+
+def test_keys_that_are_no_strings_or_hold_slashes_are_found():
+    assert set(depth_layouts(spaces.Dict({0: box(48, 64), "a/b": box(48, 64)}))) == {"0", "a/b"}
+    assert set(depth_layouts(spaces.Dict({0: box(48, 64), 1: box(48, 64)}), [1])) == {"1"}
+    with pytest.raises(ValueError, match="Two parts of the observation have the path 'a/b'"):
+        depth_layouts(spaces.Dict({"a/b": box(8), "a": spaces.Dict(b=box(48, 64))}))
+
+
+def test_parts_are_replaced_in_their_place_and_nothing_else_is_touched():
+    tree = {"a": {"b": 1, "c": {"d": 2}}, "e/f": 3}
+    assert leaves(tree) == {"a/b": 1, "a/c/d": 2, "e/f": 3}
+    assert with_leaves(tree, {"a/c/d": 20, "e/f": 30}) == {"a": {"b": 1, "c": {"d": 20}}, "e/f": 30}
+    assert tree == {"a": {"b": 1, "c": {"d": 2}}, "e/f": 3}
+    space = spaces.Dict([("z", box(8)), ("a", spaces.Tuple([box(1)]))])
+    assert list(with_leaves(space, {"z": box(4)}).spaces) == ["z", "a"]

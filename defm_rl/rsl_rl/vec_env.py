@@ -6,11 +6,13 @@ from typing import Any
 import numpy as np
 import torch
 from gymnasium import spaces
-from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector import VectorEnv
 from numpy.typing import NDArray
 from rsl_rl.env import VecEnv
 from tensordict import TensorDict
 from torch import Tensor
+
+from defm_rl.interfaces import check_vector_env
 
 
 class RslRlVecEnv(VecEnv):  # type: ignore[misc]  # RSL-RL is not typed
@@ -44,12 +46,12 @@ class RslRlVecEnv(VecEnv):  # type: ignore[misc]  # RSL-RL is not typed
         seed: int | None = None,
         max_episode_length: int | None = None,
     ) -> None:
-        mode = env.metadata.get("autoreset_mode")
-        if mode != AutoresetMode.SAME_STEP:
-            raise ValueError(
-                f"RSL-RL needs same-step autoreset, but {env} says {mode}. Pass autoreset_mode="
-                'AutoresetMode.SAME_STEP, to gymnasium.make_vec as vector_kwargs={"autoreset_mode": ...}.'
-            )
+        check_vector_env(
+            env,
+            "RslRlVecEnv",
+            instead="Pass what gymnasium.make_vec(id, num_envs=...) makes.",
+            same_step=True,
+        )
         _check_spaces(env)
         self.env = env
         self.num_envs = env.num_envs

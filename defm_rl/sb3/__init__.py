@@ -4,7 +4,7 @@ from defm_rl.optimizers import EncoderAdam, EncoderLearningRate
 from defm_rl.sb3.extractors import DefmExtractor, FeatureProjection
 from defm_rl.sb3.gymnasium_vec_env import GymnasiumVecEnv
 from defm_rl.sb3.unfreeze import UnfreezeEncoder
-from defm_rl.sb3.vec_wrappers import VecEncodeDepth, VecNormalizeDepth, VecNormalizeFeatures
+from defm_rl.sb3.vec_wrappers import VecEncodeDepth, VecNormalizeDepth, VecNormalizeFeatures, VecSimulateSensor
 
 __all__ = [
     "DefmExtractor",
@@ -16,4 +16,5 @@ __all__ = [
     "VecEncodeDepth",
     "VecNormalizeDepth",
     "VecNormalizeFeatures",
+    "VecSimulateSensor",
 ]

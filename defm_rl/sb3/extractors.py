@@ -11,7 +11,7 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from torch import Tensor, nn
 
 from defm_rl.depth import DepthScaleMonitor, is_traced
-from defm_rl.observations import ONLY_KEY, as_dict, depth_layouts, make_encoder, over_cameras
+from defm_rl.observations import ONLY_KEY, depth_layouts, leaves, make_encoder, over_cameras
 
 Observations = Tensor | dict[str, Tensor]
 
@@ -82,7 +82,7 @@ class DefmExtractor(BaseFeaturesExtractor):
         Returns:
             (B, features_dim): the features of each camera, then the other keys.
         """
-        by_key: dict[str, Tensor] = as_dict(observations)
+        by_key: dict[str, Tensor] = leaves(observations)
         features = over_cameras(self._layouts, by_key, self._encode)
         for key, projection in self.projections.items():
             features[key] = projection(features[key])
@@ -142,7 +142,7 @@ class FeatureProjection(BaseFeaturesExtractor):
 
     def forward(self, observations: Observations) -> Tensor:
         """(B, features_dim): the projected features of each key, then the other keys."""
-        by_key: dict[str, Tensor] = as_dict(observations)
+        by_key: dict[str, Tensor] = leaves(observations)
         projected = [projection(by_key[key].flatten(1)) for key, projection in self.projections.items()]
         return torch.cat([*projected, *(by_key[key].flatten(1) for key in self._others)], dim=1)
 

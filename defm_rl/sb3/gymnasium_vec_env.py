@@ -4,10 +4,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector import VectorEnv
 from numpy.typing import NDArray
 from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvObs, VecEnvStepReturn
+
+from defm_rl.interfaces import check_vector_env
 
 
 class GymnasiumVecEnv(VecEnv):
@@ -25,12 +27,12 @@ class GymnasiumVecEnv(VecEnv):
     """
 
     def __init__(self, env: VectorEnv[Any, Any, Any]) -> None:
-        mode = env.metadata.get("autoreset_mode")
-        if mode != AutoresetMode.SAME_STEP:
-            raise ValueError(
-                f"SB3 needs same-step autoreset, but {env} says {mode}. Pass autoreset_mode=AutoresetMode.SAME_STEP, "
-                'to gymnasium.make_vec as vector_kwargs={"autoreset_mode": AutoresetMode.SAME_STEP}.'
-            )
+        check_vector_env(
+            env,
+            "GymnasiumVecEnv",
+            instead="It needs no adapter: use it as it is, with the wrappers of defm_rl.sb3 around it.",
+            same_step=True,
+        )
         self.env = env
         self._actions: Any = None
         super().__init__(env.num_envs, env.single_observation_space, env.single_action_space)

@@ -1,4 +1,4 @@
-"""Wrappers of vectorized environments: encode depth once, or normalize it for a network of one's own."""
+"""Wrappers of vectorized environments: simulated cameras, depth encoded once or normalized for one's own network."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,29 +11,46 @@ from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecNormalize
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 
 from defm_rl.encoders import DepthEncoder
-from defm_rl.observations import DepthTransform, EncodingTransform, NormalizingTransform
+from defm_rl.interfaces import check_vec_env
+from defm_rl.observations import EncodingTransform, NormalizingTransform, Transform, rows_of, with_row
+from defm_rl.sensors import MountingJitter, Sensor
+from defm_rl.simulation import SensorTransform
 
 
 class _VecTransformDepth(VecEnvWrapper):
     """Transforms observations, and in the infos the last ones of episodes, which SB3 bootstraps from on time-outs."""
 
-    def __init__(self, venv: VecEnv, transform: DepthTransform) -> None:
+    def __init__(self, venv: VecEnv, transform: Transform) -> None:
         super().__init__(venv, observation_space=transform.space)
         self._transform = transform
+        self._seed: int | None = None
         _check_metres(venv, transform)
+
+    def seed(self, seed: int | None = None) -> Sequence[int | None]:
+        """Seeds the next reset, of what is random in the wrapper too."""
+        self._seed = seed
+        return self.venv.seed(seed)
 
     def reset(self) -> VecEnvObs:
         """Resets and transforms."""
-        return self._transform(self.venv.reset())[0]  # type: ignore[arg-type]
+        seed, self._seed = self._seed, None
+        return self._transform.reset(self.venv.reset(), seed=seed)  # type: ignore[arg-type, return-value]
 
     def step_wait(self) -> VecEnvStepReturn:
         """Waits for the step and transforms; the last observations of episodes join the batch."""
         observations, rewards, dones, infos = self.venv.step_wait()
-        ended = [index for index in np.flatnonzero(dones) if "terminal_observation" in infos[index]]
-        last = [infos[index]["terminal_observation"] for index in ended]
-        observations, last = self._transform(observations, last)  # type: ignore[arg-type]
-        for index, observation in zip(ended, last, strict=True):
-            infos[index] = {**infos[index], "terminal_observation": observation}
+        known = [index for index in np.flatnonzero(dones) if "terminal_observation" in infos[index]]
+        last = [infos[index]["terminal_observation"] for index in known]
+        ended = torch.tensor(known, dtype=torch.int64)
+        fresh = torch.tensor(np.setdiff1d(np.flatnonzero(dones), known), dtype=torch.int64)
+        observations, rows = self._transform.step(  # type: ignore[assignment]
+            observations,  # type: ignore[arg-type]
+            fresh,
+            ended,
+            rows_of(last, self._transform.layouts),
+        )
+        for row, index in enumerate(known):
+            infos[index] = {**infos[index], "terminal_observation": with_row(last[row], rows, row)}
         return observations, rewards, dones, infos
 
 
@@ -72,6 +89,9 @@ class VecEncodeDepth(_VecTransformDepth):
         device: str | torch.device | None = None,
         **encoder_kwargs: Any,
     ) -> None:
+        check_vec_env(
+            venv, "VecEncodeDepth", instead="Without Stable-Baselines3 there is defm_rl.gymnasium.EncodeDepth."
+        )
         transform = EncodingTransform(venv.observation_space, depth_keys, encoder, device, **encoder_kwargs)
         super().__init__(venv, transform)
         self.encoder = transform.encoder
@@ -103,7 +123,68 @@ class VecNormalizeDepth(_VecTransformDepth):
         unit: str = "m",
         dtype: type[np.float16] | type[np.float32] = np.float16,
     ) -> None:
+        check_vec_env(
+            venv, "VecNormalizeDepth", instead="Without Stable-Baselines3 there is defm_rl.gymnasium.NormalizeDepth."
+        )
         super().__init__(venv, NormalizingTransform(venv.observation_space, depth_keys, size, unit, dtype))
+
+
+class VecSimulateSensor(_VecTransformDepth):
+    """Depth as a simulated camera measures it; shape, dtype and unit of the observations stay what they are.
+
+    Latency and frame rate belong to each environment's episode and begin anew with it; `terminal_observation` is what
+    the camera showed at the end. Put it around the environment itself, and anything that stacks frames, encodes or
+    normalizes around this.
+
+    Args:
+        venv: The vectorized environment; its depth is planar metres, unless `unit="mm"`.
+        sensor: A sensor or its name, see `defm_rl.sensors.SENSORS`.
+        depth_keys: The keys of a Dict that are depth. Default: those that look like single depth frames.
+        step_s: Time between two steps; needed where the sensor has a latency or a frame rate.
+        seed: Of the random numbers. `seed(...)`, which SB3's algorithms call, replaces it with the next reset.
+        mounting: Turns each episode's images by random angles (its positions are left to the simulator).
+        horizontal_fov_deg: Of the images; needed for the turning.
+        unit: Unit of the depth, "m" or "mm".
+        device: Where the sensor is simulated.
+
+    Attributes:
+        cameras: The simulated camera of each depth key.
+
+    Raises:
+        ValueError: Where no depth is found, frames are stacked already, `VecNormalize` standardises depth before, or a
+            setting is missing.
+    """
+
+    def __init__(
+        self,
+        venv: VecEnv,
+        sensor: str | Sensor = "stereo",
+        *,
+        depth_keys: Sequence[str] | None = None,
+        step_s: float | None = None,
+        seed: int = 0,
+        mounting: MountingJitter | None = None,
+        horizontal_fov_deg: float | None = None,
+        unit: str = "m",
+        device: str | torch.device = "cpu",
+    ) -> None:
+        check_vec_env(
+            venv, "VecSimulateSensor", instead="Without Stable-Baselines3 there is defm_rl.gymnasium.SimulateSensor."
+        )
+        transform = SensorTransform(
+            venv.observation_space,
+            venv.num_envs,
+            sensor,
+            depth_keys,
+            step_s=step_s,
+            seed=seed,
+            mounting=mounting,
+            horizontal_fov_deg=horizontal_fov_deg,
+            unit=unit,
+            device=device,
+        )
+        super().__init__(venv, transform)
+        self.cameras = transform.cameras
 
 
 class VecNormalizeFeatures(VecNormalize):
@@ -113,8 +194,9 @@ class VecNormalizeFeatures(VecNormalize):
     `VecNormalize` computes an infinite variance, and every feature becomes 0.
     """
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    def __init__(self, venv: VecEnv, *args: Any, **kwargs: Any) -> None:
+        check_vec_env(venv, "VecNormalizeFeatures")
+        super().__init__(venv, *args, **kwargs)
         if not self.norm_obs:
             return
         statistics: Any = self.obs_rms  # by key for a Dict
@@ -130,7 +212,7 @@ class _Float64MeanStd(RunningMeanStd):
         super().update(arr.astype(np.float64))
 
 
-def _check_metres(venv: VecEnv, transform: DepthTransform) -> None:
+def _check_metres(venv: VecEnv, transform: Transform) -> None:
     while isinstance(venv, VecEnvWrapper):
         # Without a Dict, a VecNormalize has no keys to choose from.
         if isinstance(venv, VecNormalize) and venv.norm_obs:

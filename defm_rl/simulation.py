@@ -1,0 +1,152 @@
+"""Depth inside observations as simulated cameras measure it, over the episodes of many environments."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from torch import Tensor
+
+from defm_rl.depth import MAX_DEPTH_M, DepthScaleMonitor, as_depth
+from defm_rl.observations import (
+    Observation,
+    Transform,
+    as_given,
+    as_tensor,
+    depth_layouts,
+    exchanged,
+    leaves,
+    with_leaves,
+)
+from defm_rl.sensors import MountingJitter, Sensor, SimulatedCamera, check_depth
+
+
+class SensorTransform(Transform):
+    """What simulated cameras show takes the place of depth; shape, dtype and unit stay what they are.
+
+    Latency and frame rate belong to each environment's episode and begin anew with it.
+
+    Args:
+        space: The space of one observation, Box or Dict.
+        num_envs: Number of environments.
+        sensor: A sensor or its name, see `defm_rl.sensors.SENSORS`.
+        depth_keys: See `depth_layouts`.
+        step_s: Time between two steps; needed where the sensor has a latency or a frame rate.
+        seed: Of the random numbers.
+        mounting: Turns each episode's images by random angles.
+        horizontal_fov_deg: Of the images; needed for the turning.
+        unit: Unit of the depth, "m" or "mm".
+        device: Where the sensor is simulated.
+
+    Attributes:
+        cameras: The simulated camera of each depth.
+
+    Raises:
+        ValueError: Where no depth is found, frames are stacked already, or a setting is missing.
+    """
+
+    def __init__(
+        self,
+        space: spaces.Space[Any],
+        num_envs: int,
+        sensor: str | Sensor,
+        depth_keys: Sequence[str] | None = None,
+        *,
+        step_s: float | None = None,
+        seed: int = 0,
+        mounting: MountingJitter | None = None,
+        horizontal_fov_deg: float | None = None,
+        unit: str = "m",
+        device: str | torch.device = "cpu",
+    ) -> None:
+        self.layouts = depth_layouts(space, depth_keys)
+        for key, layout in self.layouts.items():
+            if layout.frames > 1:
+                raise ValueError(f"{key!r} holds {layout.frames} stacked frames: simulate the sensor before stacking.")
+        self.cameras = {
+            key: SimulatedCamera(
+                sensor,
+                num_envs,
+                step_s=step_s,
+                # Cameras of one robot have random numbers of their own, but hang on one bracket each.
+                seed=seed + index,
+                mounting=mounting,
+                horizontal_fov_deg=horizontal_fov_deg,
+                device=device,
+            )
+            for index, key in enumerate(self.layouts)
+        }
+        self._everyone = torch.arange(num_envs)
+        self._unit = unit
+        self._monitor = DepthScaleMonitor()
+        self._shown: dict[str, Tensor] = {}
+        parts = leaves(space)
+        self.space = with_leaves(space, {key: self._widened(parts[key], key) for key in self.layouts})
+
+    def reset(self, observations: Observation, envs: Tensor | None = None, seed: int | None = None) -> Observation:
+        """Begins episodes in all environments, or in some, and the others show what they showed last."""
+        if envs is not None and self._shown:
+            return self._begin(observations, envs)
+        for index, camera in enumerate(self.cameras.values()):
+            if seed is not None:
+                camera.restart(seed + index)
+            else:
+                camera.reset()
+        return self._see(observations, self._everyone)
+
+    def step(
+        self, observations: Observation, fresh: Tensor, ended: Tensor, last: Mapping[str, Tensor]
+    ) -> tuple[Observation, dict[str, Tensor]]:
+        """Shows the observations; the cameras of episodes that begin are reset first."""
+        self._reset_cameras(fresh)
+        if not len(ended):
+            return self._see(observations, self._everyone), {}
+        # The cameras first see the ends of the old episodes, then the beginnings of the new.
+        given = leaves(observations)
+        at_the_end = {key: exchanged(as_tensor(given[key]), ended, depth) for key, depth in last.items()}
+        self._see(with_leaves(observations, at_the_end), self._everyone)
+        shown = {key: x[ended.to(x.device)] for key, x in self._shown.items()}
+        return self._begin(observations, ended), shown
+
+    def _begin(self, observations: Observation, envs: Tensor) -> Observation:
+        """Begins episodes; the other environments show what they showed last."""
+        self._reset_cameras(envs)
+        return self._see(observations, envs)
+
+    def _reset_cameras(self, envs: Tensor) -> None:
+        for camera in self.cameras.values():
+            camera.reset(envs)
+
+    def _see(self, observations: Observation, envs: Tensor) -> Observation:
+        """Shows a batch of observations to the cameras of some environments."""
+        given = leaves(observations)
+        for key, layout in self.layouts.items():
+            camera, depth = self.cameras[key], as_tensor(given[key])
+            everyone = envs is self._everyone
+            if not len(envs):
+                continue
+            rows = envs.to(depth.device)
+            images = as_depth(layout.images(depth if everyone else depth[rows]), self._unit, check_values=False)
+            self._monitor.update(images)
+            images = check_depth(images.clamp(min=0.0)).to(camera.device)
+            seen = self._in_unit(camera(images, None if everyone else envs), depth)
+            seen = seen.reshape(len(envs), *depth.shape[1:])
+            self._shown[key] = seen if everyone else exchanged(self._shown[key], envs, seen)
+        # Copies: whoever is given them may write into them.
+        return with_leaves(observations, {key: as_given(x.clone(), given[key]) for key, x in self._shown.items()})
+
+    def _in_unit(self, images: Tensor, depth: Tensor) -> Tensor:
+        """Metres back to the environment's unit, dtype and device."""
+        if self._unit == "mm":
+            images = images * 1000
+        if not depth.is_floating_point():
+            images = images.round().clamp(0, torch.iinfo(depth.dtype).max)
+        return images.to(depth.device, depth.dtype)
+
+    def _widened(self, box: spaces.Box, key: str) -> spaces.Box:
+        """The space with room for holes and for noise beyond the farthest depth that the environment itself gives."""
+        farthest = min(self.cameras[key].sensor.max_depth_m, MAX_DEPTH_M) * (1000 if self._unit == "mm" else 1)
+        if np.issubdtype(box.dtype, np.integer):
+            farthest = min(farthest, np.iinfo(box.dtype.name).max)
+        return spaces.Box(0, np.maximum(box.high, farthest).astype(box.dtype), box.shape, box.dtype.type)
