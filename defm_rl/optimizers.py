@@ -11,7 +11,8 @@ class EncoderLearningRate(Optimizer):
     """Mixin for optimizers that trains encoder parameters at a fraction of the learning rate.
 
     Trainers hand an optimizer one flat list of parameters, and before each update set one learning rate everywhere. So
-    the encoder's parameters are told apart by their mark `is_defm_encoder`, and the scale is applied inside `step`.
+    the encoder's parameters are told apart by their mark `is_defm_encoder`, and the scale is applied inside `step`. It
+    is a setting, not a state: an optimizer that goes on from a checkpoint keeps the scale that it was made with.
 
     ```python
     class EncoderSGD(EncoderLearningRate, torch.optim.SGD): ...
@@ -30,6 +31,13 @@ class EncoderLearningRate(Optimizer):
         # Both groups are always there, be it empty, so that any two policies' optimizers look alike to a checkpoint.
         groups = [{"params": others, "lr_scale": 1.0}, {"params": encoder, "lr_scale": encoder_lr_scale}]
         super().__init__(groups, **kwargs)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Loads all but the scales."""
+        scales = [group["lr_scale"] for group in self.param_groups]
+        super().load_state_dict(state_dict)
+        for group, scale in zip(self.param_groups, scales, strict=True):
+            group["lr_scale"] = scale
 
     def step(self, closure: Callable[[], float] | None = None) -> float | Tensor | None:  # type: ignore[override]
         """One optimization step; each group's `lr` is back at what the schedule set when it returns."""

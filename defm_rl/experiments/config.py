@@ -5,7 +5,7 @@ import dataclasses
 import difflib
 import importlib.resources
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -56,8 +56,9 @@ def env_config(task: type) -> type[MujocoEnvConfig]:
         task: Such as `defm_rl.envs.NavigationConfig`: each of its fields becomes a key `env.NAME`, but for those that
             an experiment decides elsewhere.
     """
-    name = f"{task.__name__.removesuffix('Config')}EnvConfig"
-    schema = dataclasses.make_dataclass(name, _settings(task), bases=(MujocoEnvConfig,))
+    name = task.__name__.removesuffix("Config")
+    settings = [("id", str, field(default=f"defm_rl/{name}-v0")), *_settings(task)]
+    schema = dataclasses.make_dataclass(f"{name}EnvConfig", settings, bases=(MujocoEnvConfig,))
     schema.__doc__ = f"See `defm_rl.envs.{task.__name__}`."
     return schema
 
@@ -88,6 +89,7 @@ class IsaaclabNavigationEnvConfig(EnvConfig):
 
     simulator: ClassVar[str] = "isaaclab"
 
+    id: str = "defm_rl/Isaac-Navigation-v0"
     num_envs: int = 64
     depth_size: tuple[int, int] = (48, 96)  # height and width of the depth image, pixels
     device: str = "auto"  # of the simulation: cpu, cuda:0, ..., or auto: a GPU where there is one
@@ -108,13 +110,18 @@ class EncoderConfig:
     bifpn: bool = True  # whether maps pass through the BiFPN
     precision: str = "float32"  # what the network computes in: float32, bfloat16 or float16
     compile: str = "auto"  # how it runs: auto, inductor (torch.compile; takes a minute at the start), or off
-    trainable: list[str] = field(
-        default_factory=list
-    )  # stages to train, or [all]; empty: frozen, encoded once per frame
+    trainable: Any = field(default_factory=list)  # stages to train, or all; empty: frozen, encoded once per frame
     learning_rate_scale: float = 0.1  # of the encoder's learning rate to the policy's, where it is trained
     latent_dim: int = 64  # the features are projected to this many before they meet the state
     cameras: list[str] = field(default_factory=lambda: ["depth"])  # the depth images that the policy sees
     standardize: bool = True  # running standardization of the features, clipped at 5 deviations
+
+    def __post_init__(self) -> None:
+        """One spelling of `trainable`: a list."""
+        if self.trainable in (None, "none", "null"):
+            self.trainable = []
+        elif not isinstance(self.trainable, list | tuple):
+            self.trainable = [str(self.trainable)]
 
 
 @dataclass
@@ -240,6 +247,7 @@ class Config:
     resume: str | None = None  # the folder of a run to go on with
 
 
+GROUPS = ("env", "encoder", "algo", "logger")
 _SCHEMAS: dict[str, tuple[type, ...]] = {
     "env": (NavigationEnvConfig, LocomotionEnvConfig, ManipulationEnvConfig, IsaaclabNavigationEnvConfig),
     "encoder": (EncoderConfig,),
@@ -254,15 +262,36 @@ def register() -> None:
     store.store(name="config_schema", node=Config)
     for group, schemas in _SCHEMAS.items():
         for schema in schemas:
-            store.store(group=group, name=f"{_schema_name(schema)}_schema", node=schema)
+            store.store(group=group, name=f"{option_of(schema)}_schema", node=schema)
 
 
-def _schema_name(schema: type) -> str:
-    """An algorithm's own name; else that of the class: `isaaclab_navigation` of IsaaclabNavigationEnvConfig."""
+def option_of(schema: type) -> str:
+    """A schema's option: an algorithm's own name; else of the class, `navigation` of NavigationEnvConfig."""
     if issubclass(schema, AlgoConfig):
         return schema.name
     name = schema.__name__.removesuffix("Config").removesuffix("Env")
     return re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()
+
+
+def schema_of(group: str, values: Mapping[str, Any]) -> type:
+    """The schema that a group's values are of.
+
+    Raises:
+        ConfigError: For a task or an algorithm that is none of ours.
+    """
+    schemas = _SCHEMAS[group]
+    if len(schemas) == 1:
+        return schemas[0]
+    key = {"env": "id", "algo": "name"}[group]
+    by_name: dict[str, type] = {getattr(schema, key): schema for schema in schemas}
+    if values.get(key) not in by_name:
+        raise ConfigError(_not_ours(group, key, values.get(key), by_name))
+    return by_name[values[key]]
+
+
+def _not_ours(group: str, key: str, value: Any, known: Mapping[str, type]) -> str:
+    options = ", ".join(f"{group}={option_of(schema)}" for schema in known.values())
+    return f"{group}.{key}={value}: `defm-rl` trains and evaluates on its own options, there is {options}."
 
 
 def compose_config(overrides: Sequence[str]) -> DictConfig:
@@ -280,7 +309,7 @@ def compose_config(overrides: Sequence[str]) -> DictConfig:
         try:
             config = compose("config", list(overrides))
         except (HydraException, OmegaConfBaseException) as error:
-            raise ConfigError(_explain(error, overrides)) from error
+            raise ConfigError(explain(error, overrides)) from error
     return config
 
 
@@ -331,7 +360,8 @@ def check_overrides(overrides: Sequence[str]) -> None:
             compose_config([*first[:index], value, *first[index + 1 :]])
 
 
-def _explain(error: Exception, overrides: Sequence[str]) -> str:
+def explain(error: Exception, overrides: Sequence[str]) -> str:
+    """What to write in the place of overrides that Hydra or OmegaConf refuses."""
     message = str(error).splitlines()[0] if str(error) else type(error).__name__
     cause = error.__cause__
     if cause is not None and str(cause):
@@ -358,7 +388,7 @@ def _belongs_to(group: str, key: str, message: str) -> str:
     for schema in _SCHEMAS[group]:
         keys = list(_keys_below(group, schema))
         if key in keys:
-            owners.append(_schema_name(schema))
+            owners.append(option_of(schema))
         elif f"not in '{schema.__name__}'" in message:
             near = suggest(key, keys)
     return f"{key!r} is a key of {' and '.join(f'{group}={owner}' for owner in owners)} only.{near}"

@@ -21,9 +21,7 @@ from defm_rl.experiments.config import (
     CONF_MODULE,
     USER_ERRORS,
     Config,
-    ConfigError,
     check_overrides,
-    compose_config,
     refused_settings,
     register,
 )
@@ -37,7 +35,7 @@ from defm_rl.experiments.evaluation import (
     threads_put_back,
     write_episodes,
 )
-from defm_rl.experiments.interruption import INTERRUPTED, stop_on_sigterm
+from defm_rl.experiments.interruption import INTERRUPTED, Interruption, stop_on_sigterm
 from defm_rl.experiments.progress import Curves, Progress
 from defm_rl.experiments.provenance import provenance
 from defm_rl.experiments.runs import Run, check_same_policy, to_config, verify_encoder, write_json
@@ -53,7 +51,7 @@ def train(config: Config, run: Run, overrides: Sequence[str]) -> dict[str, Any]:
     Args:
         config: The experiment. Where `config.resume` is set, the run's checkpoint is gone on from.
         run: The folder to fill.
-        overrides: What made the configuration, to be kept with the run.
+        overrides: What made the configuration, to be kept with the run; where it goes on, what is changed since.
 
     Returns:
         The metrics, as they stand in metrics.json.
@@ -71,11 +69,7 @@ def _train(config: Config, run: Run, overrides: Sequence[str]) -> dict[str, Any]
     started = time.perf_counter()
     task = make_task(config.env)
     task.check(config)
-    former = None
-    if config.resume:
-        former = _former(config, run, overrides)
-    else:
-        run.save_config(config, overrides)
+    former = _former(config, run, overrides) if config.resume else None
     with refused_settings():
         encoder = environments.settle_weights(config.encoder, task.depth_size(config.encoder))
         checkpoint, steps = (run.checkpoint, former["steps"]) if former else (None, 0)
@@ -87,9 +81,9 @@ def _train(config: Config, run: Run, overrides: Sequence[str]) -> dict[str, Any]
         cleanup.callback(env.close)
         with refused_settings():
             watched = WatchEpisodes(env)
-            trainer = make_trainer(config, watched, checkpoint, steps)
-        if former is not None:
-            run.save_config(config, overrides)
+            changed = [override.partition("=")[0].lstrip("+") for override in overrides] if former else []
+            trainer = make_trainer(config, watched, checkpoint, steps, changed)
+        run.save_config(config, [*run.overrides(), *overrides] if former else overrides)
         curves = Curves(run.folder / "tensorboard", _start_wandb(config, run, former))
         cleanup.callback(curves.close)
         if steps == 0 or steps < config.algo.total_steps:
@@ -130,17 +124,14 @@ def _conclude(
 
 
 def _former(config: Config, run: Run, overrides: Sequence[str]) -> dict[str, Any]:
-    """The state to go on from, with this command's overrides among those that it was resumed with.
+    """The state to go on from, with what is changed since among what was when it went on before.
 
     Raises:
-        ConfigError: Where they make another policy of it.
+        ConfigError: Where the changes make another policy of it.
     """
-    before = run.overrides()
     check_same_policy(run, config)
     state = run.state()
-    if config.encoder.weights == to_config(compose_config(before)).encoder.weights:
-        config.encoder.weights = state["encoder"]["weights"]  # what training settled on; else a file that was moved
-    resumed = {"steps": state["steps"], "overrides": list(overrides)[len(before) :]}
+    resumed = {"steps": state["steps"], "overrides": list(overrides)}
     return {**state, "resumed": [*state.get("resumed", []), resumed]}
 
 
@@ -156,10 +147,13 @@ def _learn(
     """Trains to the configured number of steps; leaves a checkpoint at the end, and where it is interrupted."""
     kept = {"wandb_id": curves.wandb_id, "resumed": former["resumed"] if former else []}
 
+    interruption = Interruption()
+
     def save() -> None:
         made_by = {"encoder": _describe(config, encoder), **trainer.origin}
         state = {"steps": trainer.steps, "seconds": progress.seconds, **made_by, **kept}
-        run.save_checkpoint(trainer.save, state)
+        with interruption.deferred():
+            run.save_checkpoint(trainer.save, state)
 
     progress = Progress(
         run.folder / "history.csv",
@@ -172,16 +166,14 @@ def _learn(
         save=save,
         save_every=config.checkpoint_every,
     )
-    stop_on_sigterm()
-    try:
-        trainer.learn(config.algo.total_steps, progress)
-    except KeyboardInterrupt:
+    with interruption, contextlib.closing(progress):
+        try:
+            trainer.learn(config.algo.total_steps, progress)
+        except KeyboardInterrupt:
+            _logger.info("\nInterrupted: saving a checkpoint.")
+            save()
+            raise
         save()
-        raise
-    else:
-        save()
-    finally:
-        progress.close()
 
 
 def _training(config: Config, run: Run) -> dict[str, Any]:
@@ -231,19 +223,25 @@ def _job(composed: DictConfig) -> float:
     """One job of Hydra's: a run, or one of a sweep. Returns the success rate, which a sweep may maximize."""
     logging.captureWarnings(True)
     job = HydraConfig.get()
-    config = to_config(composed)
-    run = Run(Path(config.resume) if config.resume else Path(job.runtime.output_dir))
+    run = Run(Path(composed.resume or job.runtime.output_dir))
     overrides = [override for override in job.overrides.task if not override.startswith("resume=")]
     _logger.info("Run folder: %s", os.path.relpath(run.folder))
+    stop_on_sigterm()
     try:
+        if composed.resume:
+            overrides = overrides[len(run.options()) :]
+            config = dataclasses.replace(run.config(overrides), resume=composed.resume)
+        else:
+            config = to_config(composed)
         metrics = train(config, run, overrides)
     except USER_ERRORS as error:
         sys.stderr.write(f"defm-rl train: {error}\n")
         raise SystemExit(2) from error
     except KeyboardInterrupt:
-        if run.checkpoint.exists():
+        if run.has_checkpoint:
             resume = quoted(os.path.relpath(run.folder))
-            _logger.info("\nInterrupted; a checkpoint is kept. Go on with: defm-rl train resume=%s", resume)
+            steps = run.state()["steps"]
+            _logger.info("\nInterrupted; %d steps are kept. Go on with: defm-rl train resume=%s", steps, resume)
         else:
             _logger.info("\nInterrupted before training began: there is nothing to go on from.")
         raise SystemExit(INTERRUPTED) from None
@@ -259,17 +257,20 @@ def _job(composed: DictConfig) -> float:
 
 
 def with_resumed(arguments: Sequence[str]) -> list[str]:
-    """Puts the command line that made a run before the one that resumes it, and keeps its folder."""
+    """Has Hydra compose what a run that goes on can be told, in the run's folder; its values are the run's own.
+
+    Raises:
+        ConfigError: Where there is nothing to go on with.
+    """
     resumed = [argument.partition("=")[2] for argument in arguments if argument.startswith("resume=")]
     if not resumed:
         return list(arguments)
     run = Run(Path(resumed[-1].strip("'")))
-    before = run.overrides()
-    if not run.checkpoint.exists():
-        raise ConfigError(f"{run.folder} holds no checkpoint to go on from: start the training again.")
+    options = run.options()
+    run.state()
     added = [argument for argument in arguments if not argument.startswith("resume=")]
     folder = quoted(str(run.folder), always=True)
-    return [*before, *added, f"resume={folder}", f"hydra.run.dir={folder}"]
+    return [*options, *added, f"resume={folder}", f"hydra.run.dir={folder}"]
 
 
 def quoted(text: str, always: bool = False) -> str:

@@ -14,9 +14,13 @@ import torch
 
 from defm_rl.experiments import evaluate, train
 from defm_rl.experiments.config import ConfigError, compose_config
+from defm_rl.experiments.environments import make_seen_env
+from defm_rl.experiments.episodes import WatchEpisodes
 from defm_rl.experiments.runs import Run, to_config
 from defm_rl.experiments.trainers import rsl_rl
+from defm_rl.experiments.trainers.rsl_rl import RslRlTrainer
 
+RATE = "algo.learning_rate"
 RANDOM = ["encoder=efficientnet_b0", "encoder.weights=random"]
 SMALL = ["env.num_envs=4", "env.depth_size=[24,48]", "algo.total_steps=128", "evaluation.episodes=4"]
 PPO = ["experiment=navigation", "algo=rsl_ppo", *SMALL, "algo.num_steps_per_env=16", "algo.num_learning_epochs=2"]
@@ -116,6 +120,17 @@ def test_an_interrupted_run_goes_on(here):
     assert train.main(["resume=run", f"algo.total_steps={steps + 64}", "evaluation.clips=0"]) == 0
     assert run.state()["steps"] >= steps + 64
     assert torch.load(run.checkpoint / "model.pt")["optimizer_state_dict"]["state"][0]["step"] > before
+
+
+def test_an_adaptive_learning_rate_is_the_checkpoints_unless_it_is_set_anew(here):
+    run = trained(*PPO, "encoder=blind", "evaluation.clips=0", "algo.desired_kl=1e-9")  # falls at once
+    config = run.config()
+    env = make_seen_env(config, rsl_rl.training_keys(config), None, seed=0)
+    trainers = [RslRlTrainer(config, WatchEpisodes(env), run.checkpoint, 128, changed) for changed in ([], [RATE])]
+    env.close()
+    kept, anew = (trainer.runner.alg for trainer in trainers)
+    assert kept.learning_rate == kept.optimizer.param_groups[0]["lr"] < 0.5 * config.algo.learning_rate
+    assert anew.learning_rate == anew.optimizer.param_groups[0]["lr"] == config.algo.learning_rate
 
 
 def test_a_learning_rate_falls_where_it_does_not_adapt(here):

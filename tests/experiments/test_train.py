@@ -122,7 +122,7 @@ def test_a_sensor_is_what_policies_see_with_and_it_is_said(here):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_run_can_be_resumed(here, number):
     command = [sys.executable, "-m", "defm_rl.cli", "train"]
-    overrides = ["experiment=navigation", *SMALL_PPO, *RANDOM, "algo.total_steps=1000000"]
+    overrides = ["experiment=navigation", *SMALL_PPO, "encoder=blind", "algo.total_steps=1000000"]
     process = subprocess.Popen(
         [*command, *overrides],
         stdout=subprocess.PIPE,
@@ -166,8 +166,7 @@ def trained(*overrides: str) -> Run:
 RUN = "hydra.run.dir=run"
 
 
-def test_a_finished_run_that_is_resumed_is_evaluated_again(here):
-    run = trained(*SMALL_PPO, *RANDOM, RUN)
+def test_a_finished_run_that_is_resumed_is_evaluated_again(run):
     before = metrics(run)["evaluation"]["reward"]
     assert train.main([f"resume={run.folder}"]) == 0
     assert metrics(run)["evaluation"]["reward"] == pytest.approx(before, rel=1e-4)
@@ -193,8 +192,7 @@ def test_resuming_trains_on_with_the_schedules_learning_rate(here, monkeypatch):
     assert not torch.equal(before["action_net.weight"], after["action_net.weight"])
 
 
-def test_a_resumed_run_keeps_what_it_was_told(here):
-    run = trained(*SMALL_PPO, RUN)
+def test_a_resumed_run_keeps_what_it_was_told(run):
     assert train.main(["resume=run", "algo.total_steps=320", "seed=7"]) == 0
     assert (run.config().algo.total_steps, run.config().seed) == (320, 7)
     assert "total_steps: 320" in (run.folder / "config.yaml").read_text()
@@ -204,18 +202,6 @@ def test_a_resumed_run_keeps_what_it_was_told(here):
         {"steps": 256, "overrides": ["algo.total_steps=320", "seed=7"]},
         {"steps": 320, "overrides": ["algo.total_steps=384"]},
     ]
-
-
-@pytest.mark.parametrize(
-    "override", ["encoder=cnn", "env.depth_size=[48,96]", "algo.net_arch=[8]", "algo=rsl_ppo", "env=locomotion"]
-)
-def test_another_policy_is_no_resumption(here, capsys, override):
-    run = trained(*SMALL_TASK, RUN)
-    before = (run.folder / "overrides.txt").read_text()
-    capsys.readouterr()
-    assert train.main(["resume=run", override]) == 2
-    assert "another policy" in capsys.readouterr().err
-    assert (run.folder / "overrides.txt").read_text() == before
 
 
 def test_sac_fills_its_buffer_again_before_it_learns_on(here, monkeypatch):
@@ -297,11 +283,11 @@ def test_a_run_that_was_killed_between_two_checkpoints_has_one(here, left):
     (here / "checkpoint").rename(here / left[0])
     for name in left[1:]:
         shutil.copytree(here / left[0], here / name)
-    assert run.state() == {"steps": 1}
+    assert run.state()["steps"] == 1
     assert (run.checkpoint / "model").read_text() == "1"
     save(2)
-    assert run.state() == {"steps": 2}
-    assert [path.name for path in here.glob("checkpoint*")] == ["checkpoint"]
+    assert run.state()["steps"] == 2
+    assert {path.name for path in here.glob("checkpoint*")} == {"checkpoint", "checkpoint.old"}
 
 
 @pytest.mark.parametrize("algo", [SMALL_PPO, [*SMALL_TASK, "algo=rsl_ppo", "algo.num_steps_per_env=16"]])

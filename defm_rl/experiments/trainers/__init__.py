@@ -1,6 +1,6 @@
 """What trains a policy: one module for each library, all with the same three functions."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
@@ -44,7 +44,9 @@ def training_keys(config: Config, checkpoint: Path | None = None) -> tuple[str, 
     return keys(config, checkpoint)
 
 
-def make_trainer(config: Config, env: WatchEpisodes, checkpoint: Path | None = None, steps: int = 0) -> Trainer:
+def make_trainer(
+    config: Config, env: WatchEpisodes, checkpoint: Path | None = None, steps: int = 0, changed: Collection[str] = ()
+) -> Trainer:
     """The trainer of a configuration's algorithm.
 
     Args:
@@ -52,9 +54,10 @@ def make_trainer(config: Config, env: WatchEpisodes, checkpoint: Path | None = N
         env: Environments as the policy sees them.
         checkpoint: A folder that `save` filled, to go on from.
         steps: The steps behind it.
+        changed: Keys that are set anew since.
     """
-    make: Callable[[Config, WatchEpisodes, Path | None, int], Trainer] = _module(config.algo).make_trainer
-    return make(config, env, checkpoint, steps)
+    make: Callable[..., Trainer] = _module(config.algo).make_trainer
+    return make(config, env, checkpoint, steps, changed)
 
 
 def load_policy(config: Config, checkpoint: Path) -> Policy:

@@ -2,7 +2,7 @@
 
 import hashlib
 import io
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -109,9 +109,17 @@ class RslRlTrainer:
         env: Environments as the policy sees them, with what its critic or teacher knows.
         checkpoint: A folder to go on from.
         steps: The steps behind it.
+        changed: Keys that are set anew since. An adaptive learning rate is the checkpoint's unless it is among them.
     """
 
-    def __init__(self, config: Config, env: WatchEpisodes, checkpoint: Path | None = None, steps: int = 0) -> None:
+    def __init__(
+        self,
+        config: Config,
+        env: WatchEpisodes,
+        checkpoint: Path | None = None,
+        steps: int = 0,
+        changed: Collection[str] = (),
+    ) -> None:
         assert isinstance(config.algo, RslRlConfig)
         self.config, self.algo, self.steps = config, config.algo, steps
         self.teacher = _teacher(config, checkpoint) if isinstance(config.algo, DistillationConfig) else None
@@ -123,6 +131,8 @@ class RslRlTrainer:
             self.runner = runner(self.env, runner_settings(config, self.teacher), device=device)
         if checkpoint is not None:
             self.runner.alg.load(_load(checkpoint), None, True)
+            if "algo.learning_rate" in changed:
+                self._apply_learning_rate(self.algo.learning_rate)
         elif self.teacher is not None:
             self._take_over(self.teacher)
 
@@ -166,7 +176,9 @@ class RslRlTrainer:
     def _set_learning_rate(self, remaining: float) -> None:
         """Lets it fall linearly, `remaining` of the training, from 1 to 0, being still to come."""
         share = self.algo.final_learning_rate_share
-        rate = self.algo.learning_rate * (share + (1 - share) * remaining)
+        self._apply_learning_rate(self.algo.learning_rate * (share + (1 - share) * remaining))
+
+    def _apply_learning_rate(self, rate: float) -> None:
         self.runner.alg.learning_rate = rate
         for group in self.runner.alg.optimizer.param_groups:
             group["lr"] = rate

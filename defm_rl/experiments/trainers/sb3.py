@@ -1,7 +1,7 @@
 """Stable-Baselines3's PPO and SAC."""
 
 import pickle
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,9 +44,17 @@ class SB3Trainer:
         env: Environments as the policy sees them.
         checkpoint: A folder to go on from.
         steps: The steps behind it.
+        changed: Keys that are set anew since; all take effect as they are.
     """
 
-    def __init__(self, config: Config, env: WatchEpisodes, checkpoint: Path | None = None, steps: int = 0) -> None:
+    def __init__(
+        self,
+        config: Config,
+        env: WatchEpisodes,
+        checkpoint: Path | None = None,
+        steps: int = 0,
+        changed: Collection[str] = (),
+    ) -> None:
         vec_env = standardize(GymnasiumVecEnv(env), config.encoder, checkpoint and checkpoint / _STATISTICS)
         self.model = make_model(config, vec_env)
         if checkpoint is not None:

@@ -7,10 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from defm_rl.experiments.config import compose_config
 from defm_rl.experiments.episodes import Episode
 from defm_rl.experiments.evaluation import Cell, Options
 from defm_rl.experiments.report.arms import group
-from defm_rl.experiments.runs import Run
+from defm_rl.experiments.runs import Run, to_config
 
 OPTIONS = Options(episodes=40, first_layout=100, num_envs=4)
 SENSORS = ["ideal", "stereo", "zedx"]
@@ -43,7 +44,8 @@ def make_run(folder: Path, overrides: list[str], seed: int) -> Run:
     """A run's folder as training leaves it, but for the policy."""
     run = Run(folder)
     run.checkpoint.mkdir(parents=True)
-    (folder / "overrides.txt").write_text("\n".join(["experiment=navigation", f"seed={seed}", *overrides]) + "\n")
+    overrides = ["experiment=navigation", f"seed={seed}", *overrides]
+    run.save_config(to_config(compose_config(overrides)), overrides)
     with_encoder = "encoder=blind" not in overrides
     encoder = {
         "kind": "defm" if with_encoder else "blind",
