@@ -9,7 +9,7 @@ from gymnasium import spaces
 from torch import Tensor, nn
 
 from defm_rl.depth import DepthScaleMonitor
-from defm_rl.observations import depth_layouts, leaves, make_encoder, over_cameras
+from defm_rl.observations import depth_layouts, leaves, make_encoder, over_cameras, refuse_pictures
 
 
 class DepthFusion(nn.Module):
@@ -26,7 +26,8 @@ class DepthFusion(nn.Module):
         out_dim: Length of the vector.
 
     Raises:
-        ValueError: Where no depth is found, or the encoder's settings make no sense.
+        ValueError: Where no depth is found, another key is an image, which would be flattened, or the encoder's
+            settings make no sense.
     """
 
     def __init__(
@@ -38,14 +39,15 @@ class DepthFusion(nn.Module):
     ) -> None:
         super().__init__()
         self._layouts = depth_layouts(space, depth_keys)
+        others = {key: x for key, x in leaves(space).items() if key not in self._layouts}
+        refuse_pictures(others)
         self.encoder = make_encoder(self._layouts, **encoder)
         self.projections = nn.ModuleDict()
         for key, layout in self._layouts.items():
             dim = layout.frames * self.encoder.feature_dim
             self.projections[key] = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, latent_dim), nn.Tanh())
-        by_key = leaves(space)
-        self._others = [key for key in by_key if key not in self._layouts]
-        self.out_dim = latent_dim * len(self._layouts) + sum(prod(by_key[key].shape or ()) for key in self._others)
+        self.out_dim = latent_dim * len(self._layouts) + sum(prod(x.shape or ()) for x in others.values())
+        self._others = tuple(others)
         self._monitor = DepthScaleMonitor()
 
     def forward(self, observations: Tensor | Mapping[str, Tensor]) -> Tensor:

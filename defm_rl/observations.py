@@ -1,5 +1,6 @@
 """Depth inside observations: which parts of an observation space are depth, and what takes their place."""
 
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -76,6 +77,9 @@ class FeatureBox(spaces.Box):
     """The space of an encoder's features: float16, and equal only to features of the same encoder and weights.
 
     Trainers compare spaces when they load a policy: this is how a policy refuses features it was not trained on.
+    Wrappers that come between make plain boxes of this one, but carry its bounds along (a stack of frames repeats
+    them). So the origin is in the bounds: each is either float16's largest number or infinity, both of which hold for
+    every feature, and a bit of the source's sha256 says which.
 
     Args:
         dim: Number of features.
@@ -83,14 +87,58 @@ class FeatureBox(spaces.Box):
     """
 
     def __init__(self, dim: int, source: str) -> None:
-        super().__init__(-np.inf, np.inf, (dim,), np.float16)
+        bits = np.unpackbits(np.frombuffer(hashlib.sha256(source.encode()).digest(), np.uint8))
+        bounds = np.where(np.resize(bits, (2, dim)), np.inf, _LARGEST_FLOAT16).astype(np.float16)
+        low, high = _NamedBounds.of(-bounds[0], f"features of {source}"), _NamedBounds.of(bounds[1], "as encoded")
+        super().__init__(low, high, dtype=np.float16)
         self.source = source
 
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, FeatureBox) and self.source == other.source and super().__eq__(other)
+    def __setstate__(self, state: Any) -> None:
+        super().__setstate__(state)
+        if not np.isfinite(self.low).any():  # saved when the origin was not in the bounds
+            FeatureBox.__init__(self, self.shape[0], self.source)
 
-    def __repr__(self) -> str:
-        return f"FeatureBox({self.shape[0]}, {self.source!r})"
+
+class _NamedBounds(np.ndarray[Any, np.dtype[Any]]):
+    """Bounds of a box that print what they bound, also when a wrapper has repeated or reshaped them."""
+
+    text = ""
+
+    @classmethod
+    def of(cls, bounds: NDArray[Any], text: str) -> Self:
+        named = bounds.view(type=cls)
+        named.text = text
+        return named
+
+    def __array_finalize__(self, source: Any) -> None:
+        self.text = getattr(source, "text", "")
+
+    def __reduce__(self) -> Any:
+        of_array: Any = super().__reduce__()
+        return *of_array[:2], (of_array[2], self.text)
+
+    def __setstate__(self, state: Any) -> None:
+        of_array, self.text = state
+        super().__setstate__(of_array)
+
+    def __str__(self) -> str:
+        return self.text or super().__str__()
+
+
+def standardized_space(space: spaces.Box, clip: float) -> spaces.Box:
+    """The space of what running statistics standardise and clip: unlike that of what they take, and of the same origin.
+
+    Args:
+        space: What is standardised; of integers it is returned as it is.
+        clip: Largest size of what comes out.
+    """
+    if not np.issubdtype(space.dtype, np.floating):
+        return space
+    low, high = space.low.copy(), space.high.copy()
+    low[np.isfinite(low)], high[np.isfinite(high)] = -clip, clip
+    if isinstance(high, _NamedBounds):
+        high.text = "standardized"
+    return spaces.Box(low, high, dtype=space.dtype.type)
 
 
 class Transform(ABC):
@@ -367,6 +415,22 @@ def leaves(tree: Any, path: str = "") -> dict[str, Any]:
             raise ValueError(f"Two parts of the observation have the path {twice.pop()!r}: give one another key.")
         found |= inside
     return found
+
+
+def refuse_pictures(others: Mapping[str, spaces.Space[Any]]) -> None:
+    """Refuses images among what a policy's network would flatten beside depth or features.
+
+    Raises:
+        ValueError: Where anything has two axes of at least 16 pixels, or is a uint8 image.
+    """
+    for key, space in others.items():
+        shape = space.shape or ()
+        if sum(size >= _SMALLEST_IMAGE for size in shape) >= 2 or (len(shape) == 3 and space.dtype == np.uint8):
+            raise ValueError(
+                f"{key!r} is an image, {shape} of {space.dtype}, and would be flattened. If it is depth, name it in "
+                "depth_keys=; encode another image in an extractor of your own, or leave it out of the observations; "
+                "what is no image, flatten in the environment."
+            )
 
 
 def with_leaves(tree: Any, parts: Mapping[str, Any], path: str = "") -> Any:

@@ -1,9 +1,14 @@
 """Which parts of an observation space are taken for depth."""
 
+import pickle
+from copy import deepcopy
+
 import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
+from gymnasium.spaces.utils import flatten_space
+from gymnasium.vector.utils import batch_space
 
 from defm_rl import DepthEncoder
 from defm_rl.observations import (
@@ -13,6 +18,8 @@ from defm_rl.observations import (
     describe_encoder,
     leaves,
     over_cameras,
+    refuse_pictures,
+    standardized_space,
     with_leaves,
 )
 
@@ -82,11 +89,65 @@ def test_cameras_of_one_size_share_one_call():
     assert outputs["b"].unique().item() == 2.0
 
 
+ONE, OTHER = FeatureBox(64, "net sha256=a"), FeatureBox(64, "net sha256=b")
+
+
 def test_features_of_different_weights_are_different_spaces():
-    assert FeatureBox(8, "net sha256=a") == FeatureBox(8, "net sha256=a")
-    assert FeatureBox(8, "net sha256=a") != FeatureBox(8, "net sha256=b")
-    assert FeatureBox(8, "net sha256=a") != spaces.Box(-np.inf, np.inf, (8,), np.float16)
-    assert spaces.Dict(depth=FeatureBox(8, "net sha256=a")) != spaces.Dict(depth=FeatureBox(8, "net sha256=b"))
+    assert FeatureBox(64, "net sha256=a") == ONE
+    assert ONE != OTHER
+    assert spaces.Box(-np.inf, np.inf, (64,), np.float16) != ONE
+    assert spaces.Dict(depth=ONE) != spaces.Dict(depth=OTHER)
+    largest = np.full(64, np.finfo(np.float16).max)
+    assert ONE.contains(largest)
+    assert ONE.contains(-largest)
+
+
+@pytest.mark.parametrize(
+    "wrapped",
+    [
+        lambda box: spaces.Box(np.repeat(box.low, 3, -1), np.repeat(box.high, 3, -1), dtype=np.float16),
+        lambda box: batch_space(box, 3),
+        lambda box: flatten_space(batch_space(box, 3)),
+        lambda box: spaces.Box(box.low.astype(np.float32), box.high.astype(np.float32)),
+        lambda box: standardized_space(box, 5.0),
+        pytest.param(lambda box: pickle.loads(pickle.dumps(box)), id="saved"),
+        pytest.param(deepcopy, id="copied"),
+    ],
+)
+def test_origin_survives_what_wrappers_make_of_the_space(wrapped):
+    assert wrapped(ONE) == wrapped(FeatureBox(64, "net sha256=a"))
+    assert wrapped(ONE) != wrapped(OTHER)
+    assert "net sha256=a" in str(pickle.loads(pickle.dumps(wrapped(ONE))))
+
+
+def test_standardised_features_are_another_space_that_says_so():
+    assert standardized_space(ONE, 5.0) != ONE
+    assert "standardized" in str(standardized_space(ONE, 5.0))
+    assert standardized_space(box(3), 5.0) == spaces.Box(-5.0, 5.0, (3,))
+    assert standardized_space(box(3, dtype=np.uint16), 5.0) == box(3, dtype=np.uint16)
+
+
+def test_spaces_that_were_saved_when_bounds_held_no_origin_are_equal_to_those_of_today():
+    class Unbounded(FeatureBox):
+        def __init__(self):
+            spaces.Box.__init__(self, -np.inf, np.inf, (64,), np.float16)
+            self.source = "net sha256=a"
+
+        def __reduce__(self):
+            return FeatureBox.__new__, (FeatureBox,), self.__dict__
+
+    saved = pickle.loads(pickle.dumps(Unbounded()))
+    assert type(saved) is FeatureBox
+    assert saved == ONE
+    assert saved != OTHER
+
+
+@pytest.mark.parametrize(
+    "image", [box(3, 16, 24), box(16, 24, 3), box(16, 24, dtype=np.uint16), box(3, 8, 8, dtype=np.uint8)]
+)
+def test_pictures_that_would_be_flattened_are_refused(image):
+    with pytest.raises(ValueError, match="'rgb' is an image"):
+        refuse_pictures({"state": box(64), "matrix": box(3, 40), "rgb": image})
 
 
 BASE = {"encoder": "defm_regnet_y_400mf", "weights": "random", "features": ["P4", "P3"], "image_size": (32, 64)}

@@ -6,12 +6,12 @@ from typing import Any
 import numpy as np
 import torch
 from gymnasium import spaces
-from stable_baselines3.common.preprocessing import get_flattened_obs_dim, is_image_space
+from stable_baselines3.common.preprocessing import get_flattened_obs_dim
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from torch import Tensor, nn
 
 from defm_rl.depth import DepthScaleMonitor, is_traced
-from defm_rl.observations import ONLY_KEY, depth_layouts, leaves, make_encoder, over_cameras
+from defm_rl.observations import depth_layouts, leaves, make_encoder, over_cameras, refuse_pictures
 
 Observations = Tensor | dict[str, Tensor]
 
@@ -54,12 +54,8 @@ class DefmExtractor(BaseFeaturesExtractor):
         if not isinstance(encoder, str):
             raise TypeError(f"Pass the encoder's name, not a {type(encoder).__name__}: SB3 pickles policy_kwargs.")
         layouts = depth_layouts(observation_space, depth_keys)
-        others = {key: space for key, space in _subspaces(observation_space).items() if key not in layouts}
-        images = [key for key, space in others.items() if is_image_space(space)]
-        if images:
-            raise ValueError(
-                f"{images[0]!r} is an image, which would be flattened: encode it in an extractor of your own."
-            )
+        others = {key: space for key, space in leaves(observation_space).items() if key not in layouts}
+        refuse_pictures(others)
         network = make_encoder(layouts, encoder, **encoder_kwargs)
         dims = {key: layout.frames * network.feature_dim for key, layout in layouts.items()}
         width = sum(dims.values()) if latent_dim is None else latent_dim * len(dims)
@@ -116,25 +112,26 @@ class FeatureProjection(BaseFeaturesExtractor):
         feature_keys: The keys that hold features. Default: the float16 vectors.
 
     Raises:
-        ValueError: Where there are no features.
+        ValueError: Where there are no features, or another key is an image, which would be flattened.
     """
 
     def __init__(
         self, observation_space: spaces.Space[Any], latent_dim: int = 64, feature_keys: Sequence[str] | None = None
     ) -> None:
-        subspaces = _subspaces(observation_space)
+        by_key = leaves(observation_space)
         if feature_keys is None:
-            feature_keys = [key for key, x in subspaces.items() if x.dtype == np.float16 and len(x.shape or ()) == 1]
-        if not feature_keys or not set(feature_keys) <= set(subspaces):
+            feature_keys = [key for key, x in by_key.items() if x.dtype == np.float16 and len(x.shape or ()) == 1]
+        if not feature_keys or not set(feature_keys) <= set(by_key):
             raise ValueError(
-                f"feature_keys must be one or more of {', '.join(subspaces)}; got {tuple(feature_keys)}. "
+                f"feature_keys must be one or more of {', '.join(by_key)}; got {tuple(feature_keys)}. "
                 "By default they are the float16 vectors that VecEncodeDepth gives."
             )
-        others = {key: space for key, space in subspaces.items() if key not in feature_keys}
+        others = {key: space for key, space in by_key.items() if key not in feature_keys}
+        refuse_pictures(others)
         super().__init__(observation_space, latent_dim * len(feature_keys) + _flat_dim(others))
         self.projections = nn.ModuleDict(
             {
-                key: nn.Sequential(nn.Linear(get_flattened_obs_dim(subspaces[key]), latent_dim), nn.Tanh())
+                key: nn.Sequential(nn.Linear(get_flattened_obs_dim(by_key[key]), latent_dim), nn.Tanh())
                 for key in feature_keys
             }
         )
@@ -147,9 +144,5 @@ class FeatureProjection(BaseFeaturesExtractor):
         return torch.cat([*projected, *(by_key[key].flatten(1) for key in self._others)], dim=1)
 
 
-def _subspaces(space: spaces.Space[Any]) -> dict[str, spaces.Space[Any]]:
-    return dict(space.spaces) if isinstance(space, spaces.Dict) else {ONLY_KEY: space}
-
-
-def _flat_dim(subspaces: dict[str, spaces.Space[Any]]) -> int:
-    return sum(get_flattened_obs_dim(space) for space in subspaces.values())
+def _flat_dim(by_key: dict[str, spaces.Space[Any]]) -> int:
+    return sum(get_flattened_obs_dim(space) for space in by_key.values())

@@ -5,14 +5,26 @@ from typing import Any
 
 import numpy as np
 import torch
+from gymnasium import spaces
 from numpy.typing import NDArray
 from stable_baselines3.common.running_mean_std import RunningMeanStd
-from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecNormalize
+from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecExtractDictObs, VecFrameStack, VecNormalize
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 
 from defm_rl.encoders import DepthEncoder
 from defm_rl.interfaces import check_vec_env
-from defm_rl.observations import EncodingTransform, NormalizingTransform, Transform, rows_of, with_row
+from defm_rl.observations import (
+    ONLY_KEY,
+    DepthLayout,
+    EncodingTransform,
+    NormalizingTransform,
+    Transform,
+    leaves,
+    rows_of,
+    standardized_space,
+    with_leaves,
+    with_row,
+)
 from defm_rl.sensors import MountingJitter, Sensor
 from defm_rl.simulation import SensorTransform
 
@@ -24,7 +36,7 @@ class _VecTransformDepth(VecEnvWrapper):
         super().__init__(venv, observation_space=transform.space)
         self._transform = transform
         self._seed: int | None = None
-        _check_metres(venv, transform)
+        _check_chain(venv, transform)
 
     def seed(self, seed: int | None = None) -> Sequence[int | None]:
         """Seeds the next reset, of what is random in the wrapper too."""
@@ -66,8 +78,7 @@ class VecEncodeDepth(_VecTransformDepth):
     the spaces differ: see `defm_rl.observations.FeatureBox`.
 
     Args:
-        venv: The vectorized environment; its depth is in metres, unless `unit="mm"`. `VecFrameStack` before this one
-            needs `channels_order="first"` for depth of shape (1, H, W): its default joins frames side by side.
+        venv: The vectorized environment; its depth is in metres, unless `unit="mm"`.
         encoder: A published model's name, or a frozen `DepthEncoder`.
         depth_keys: The keys of a Dict that are depth. Default: those that look like single depth frames.
         device: Where the encoder runs. Default: CUDA if there is any, else the CPU.
@@ -77,7 +88,8 @@ class VecEncodeDepth(_VecTransformDepth):
         encoder: The `DepthEncoder`.
 
     Raises:
-        ValueError: Where the encoder is not frozen, no depth is found, or `VecNormalize` standardises it before.
+        ValueError: Where the encoder is not frozen, no depth is found, `VecNormalize` standardises it before, or
+            `VecFrameStack` has joined images at their edges, as its default does with depth of shape (1, H, W).
     """
 
     def __init__(
@@ -111,7 +123,8 @@ class VecNormalizeDepth(_VecTransformDepth):
         dtype: float16, which halves the buffer, or float32.
 
     Raises:
-        ValueError: Where no depth is found or `VecNormalize` standardises it before, or for another dtype.
+        ValueError: Where no depth is found, `VecNormalize` standardises it before or `VecFrameStack` has joined images
+            at their edges, or for another dtype.
     """
 
     def __init__(
@@ -188,15 +201,20 @@ class VecSimulateSensor(_VecTransformDepth):
 
 
 class VecNormalizeFeatures(VecNormalize):
-    """`VecNormalize` whose statistics are right for float16 observations.
+    """`VecNormalize` whose statistics are right for float16 observations, and belong to one encoder.
 
     NumPy returns the variance of float16 in float16. With 32 environments and a standard deviation beyond 45,
     `VecNormalize` computes an infinite variance, and every feature becomes 0.
+
+    The observation space says what is standardised, so that SB3 refuses to load a policy that was trained on it for
+    environments without statistics, and the other way round. `load` refuses features of another encoder, of other
+    settings or weights than the statistics are of.
     """
 
     def __init__(self, venv: VecEnv, *args: Any, **kwargs: Any) -> None:
         check_vec_env(venv, "VecNormalizeFeatures")
         super().__init__(venv, *args, **kwargs)
+        self._space_before = venv.observation_space
         if not self.norm_obs:
             return
         statistics: Any = self.obs_rms  # by key for a Dict
@@ -205,6 +223,41 @@ class VecNormalizeFeatures(VecNormalize):
         else:
             wide = _Float64MeanStd(shape=statistics.mean.shape)
         self.obs_rms = wide
+        space = self.observation_space
+        boxes = {key: standardized_space(box, self.clip_obs) for key, box in self._boxes(space).items()}
+        self.observation_space = with_leaves(space, boxes)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        # In older files the space is the one before.
+        super().__setstate__({"_space_before": state["observation_space"], **state})
+
+    def set_venv(self, venv: VecEnv) -> None:
+        """Sets the environments.
+
+        Raises:
+            ValueError: Where they give something else than the statistics are of, such as another encoder's features.
+        """
+        given = self._boxes(venv.observation_space)
+        for key, box in self._boxes(self._space_before).items():
+            if given[key] != box and not (_says_nothing(box) and given[key].shape == box.shape):
+                raise ValueError(
+                    f"The statistics are of {box}, but {key!r} of these environments is {given[key]}. Statistics and "
+                    "policy go with the encoder, the weights and the settings that they were trained with."
+                )
+        super().set_venv(venv)
+
+    def _boxes(self, space: spaces.Space[Any]) -> dict[str, spaces.Box]:
+        """What is standardised."""
+        if not self.norm_obs:
+            return {}
+        if not isinstance(space, spaces.Dict):
+            return {ONLY_KEY: space}  # type: ignore[dict-item]
+        return {key: space.spaces[key] for key in self.norm_obs_keys or ()}  # type: ignore[misc]
+
+
+def _says_nothing(box: spaces.Box) -> bool:
+    """Whether bounds hold no origin: as of features that were stacked and saved when origins were no part of bounds."""
+    return not np.isfinite(box.low).any()
 
 
 class _Float64MeanStd(RunningMeanStd):
@@ -212,15 +265,39 @@ class _Float64MeanStd(RunningMeanStd):
         super().update(arr.astype(np.float64))
 
 
-def _check_metres(venv: VecEnv, transform: Transform) -> None:
+def _check_chain(venv: VecEnv, transform: Transform) -> None:
+    """Refuses wrappers around raw depth that leave no depth images of it."""
+    keys = set(transform.layouts)
     while isinstance(venv, VecEnvWrapper):
         # Without a Dict, a VecNormalize has no keys to choose from.
         if isinstance(venv, VecNormalize) and venv.norm_obs:
-            standardised = set(transform.layouts) & set(venv.norm_obs_keys or transform.layouts)
+            standardised = keys & set(venv.norm_obs_keys or keys)
             if standardised:
                 raise ValueError(
                     f"VecNormalize standardises {', '.join(sorted(standardised))}, which is then no depth in metres "
                     "any more. Leave it out there (norm_obs_keys=[...], or norm_obs=False where there is no other), "
                     "and standardise the features behind this wrapper (VecNormalizeFeatures)."
                 )
+        elif isinstance(venv, VecFrameStack):
+            before, after = leaves(venv.venv.observation_space), leaves(venv.observation_space)
+            for key in keys:
+                _check_stack(key, before[key], after[key], venv.stacked_obs.n_stack)
+        elif isinstance(venv, VecExtractDictObs):
+            keys = {venv.key}
         venv = venv.venv
+
+
+def _check_stack(key: str, before: spaces.Space[Any], after: spaces.Space[Any], n_stack: int) -> None:
+    """Refuses stacks that join images at their edges, where they should lie one behind another."""
+    one, stack = DepthLayout.of(before, key), DepthLayout.of(after, key)
+    if stack.size == one.size and stack.frames == n_stack * one.frames:
+        return
+    shape: tuple[int, ...] = before.shape or ()
+    if len(shape) == 2:
+        remedy = "Give depth an axis for frames, (1, H, W), and stack along it by channels_order='first'"
+    else:
+        remedy = f"Stack by channels_order={'first' if shape[0] == one.frames else 'last'!r}"
+    raise ValueError(
+        f"VecFrameStack joins the images of {key!r}, {shape}, at their edges: {after.shape} is one image of {n_stack} "
+        f"scenes. {remedy}, or stack behind this wrapper, where each frame is encoded only once."
+    )

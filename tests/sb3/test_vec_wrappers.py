@@ -5,14 +5,26 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from fake_envs import ENCODER, vec_env
-from stable_baselines3 import A2C, DQN, PPO, SAC, TD3
+from fake_envs import ENCODER, DepthEnv, vec_env
+from gymnasium import spaces
+from gymnasium.wrappers import FrameStackObservation
+from stable_baselines3 import PPO, SAC
 from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.running_mean_std import RunningMeanStd
-from stable_baselines3.common.vec_env import VecEnvWrapper, VecFrameStack, VecNormalize
+from stable_baselines3.common.vec_env import (
+    DummyVecEnv,
+    VecCheckNan,
+    VecEnvWrapper,
+    VecExtractDictObs,
+    VecFrameStack,
+    VecMonitor,
+    VecNormalize,
+    VecTransposeImage,
+)
 
 from defm_rl import DepthEncoder, normalize_depth
 from defm_rl.depth import ScaleWarning
+from defm_rl.observations import describe_encoder
 from defm_rl.sb3 import FeatureProjection, VecEncodeDepth, VecNormalizeDepth, VecNormalizeFeatures
 
 SMALL_PPO = {"n_steps": 8, "batch_size": 8, "n_epochs": 1, "device": "cpu", "seed": 0}
@@ -107,6 +119,51 @@ def test_frames_can_be_stacked_before_or_after_encoding(encoder, order):
     close(np.split(infos[0]["terminal_observation"], 3)[2], encoder.encode(last)[0])
 
 
+@pytest.mark.parametrize("box", [False, True])
+@pytest.mark.parametrize(
+    ("shape", "wrong", "right", "remedy"),
+    [
+        ((1, 32, 32), None, "first", "Stack by channels_order='first'"),
+        ((32, 32, 1), "first", None, "Stack by channels_order='last'"),
+        ((32, 32), "first", None, "an axis for frames"),
+        ((32, 32), "last", None, "an axis for frames"),
+    ],
+)
+def test_stacks_that_join_images_at_their_edges_are_refused(encoder, shape, box, wrong, right, remedy):
+    def make(order):
+        stacked = VecMonitor(VecFrameStack(vec_env(box=box, shape=shape), 3, channels_order=order))
+        return VecEncodeDepth(stacked, encoder, depth_keys=["depth"])
+
+    with pytest.raises(ValueError, match=remedy):
+        make(wrong)
+    if len(shape) == 3:
+        features = make(right).reset()
+        assert (features if box else features["depth"]).shape == (2, 3 * encoder.feature_dim)
+
+
+def test_a_stack_of_which_one_camera_is_taken_is_looked_at_too(encoder):
+    def make(**kwargs):
+        return VecEncodeDepth(VecExtractDictObs(VecFrameStack(vec_env(), 3, **kwargs), "depth"), encoder)
+
+    with pytest.raises(ValueError, match="VecFrameStack joins"):
+        make()
+    assert make(channels_order="first").observation_space.shape == (3 * encoder.feature_dim,)
+
+
+@pytest.mark.parametrize("shape", [(1, 32, 40), (32, 40), (32, 40, 1)])
+def test_frames_that_gymnasium_has_stacked_are_encoded_one_by_one(encoder, shape):
+    def stacked():
+        return FrameStackObservation(DepthEnv(box=True, shape=shape), 3)
+
+    env = VecEncodeDepth(DummyVecEnv([stacked]), encoder)
+    raw = DummyVecEnv([stacked])
+    raw.seed(0), env.seed(0)
+    raw.reset(), env.reset()
+    frames, features = raw.step(zeros(raw))[0], env.step(zeros(env))[0]
+    assert features.shape == (1, 3 * encoder.feature_dim)
+    close(features[0].reshape(3, -1), encoder.encode(frames.reshape(3, 32, 40)))
+
+
 def test_features_beyond_float16_are_clipped(encoder, monkeypatch):
     env = VecEncodeDepth(vec_env(box=True), encoder)
     monkeypatch.setattr(encoder, "encode", lambda depth: torch.full((len(depth), encoder.feature_dim), 1e6))
@@ -135,32 +192,6 @@ def test_depth_that_looks_normalised_gets_one_warning(encoder):
 def test_an_encoder_that_learns_is_refused(settings):
     with pytest.raises(ValueError, match="DefmExtractor"):
         VecEncodeDepth(vec_env(), **ENCODER, **settings)
-
-
-@pytest.mark.parametrize(
-    ("algorithm", "settings"),
-    [
-        (PPO, SMALL_PPO),
-        (A2C, {"n_steps": 8, "device": "cpu"}),
-        (SAC, SMALL_REPLAY),
-        (TD3, SMALL_REPLAY),
-        (DQN, SMALL_REPLAY),
-    ],
-)
-def test_algorithms_train_on_encoded_features_and_load_to_the_same_actions(encoder, algorithm, settings, tmp_path):
-    def make_env():
-        return VecEncodeDepth(vec_env(discrete=algorithm is DQN, episode_steps=3), encoder)
-
-    model = algorithm("MultiInputPolicy", make_env(), policy_kwargs={"net_arch": [8]}, **settings).learn(16)
-    buffer = getattr(model, "rollout_buffer", None) or model.replay_buffer
-    assert buffer.observations["depth"].dtype == np.float16
-    model.save(tmp_path / "model")
-    loaded = algorithm.load(tmp_path / "model", env=make_env(), device="cpu")
-    observations = make_env().reset()
-    expected = model.predict(observations, deterministic=True)[0]
-    np.testing.assert_array_equal(loaded.predict(observations, deterministic=True)[0], expected)
-    loaded.learn(16, reset_num_timesteps=False)
-    assert loaded.num_timesteps == 32
 
 
 def test_a_frame_is_encoded_once_however_many_epochs_there_are(monkeypatch):
@@ -212,6 +243,111 @@ def test_a_policy_refuses_features_of_other_weights_and_settings(settings, other
     other = VecEncodeDepth(vec_env(), **ENCODER, **other_settings)
     with pytest.raises(ValueError, match="sha256"):
         PPO.load(tmp_path / "model", env=other, device="cpu")
+
+
+def standardised(env):
+    return VecNormalizeFeatures(env, norm_obs_keys=["depth"], norm_reward=False)
+
+
+class WithPicture(VecEnvWrapper):
+    """Says that there is a picture too, for VecTransposeImage."""
+
+    def __init__(self, venv):
+        picture = spaces.Box(0, 255, (36, 36, 3), np.uint8)
+        super().__init__(venv, spaces.Dict({**venv.observation_space.spaces, "picture": picture}))
+
+    def reset(self):
+        return self.venv.reset()
+
+    def step_wait(self):
+        return self.venv.step_wait()
+
+
+BEHIND = {
+    "nothing": lambda env: env,
+    "a stack": lambda env: VecFrameStack(env, 3),
+    "a camera of a stack": lambda env: VecExtractDictObs(VecFrameStack(env, 3), "depth"),
+    "VecNormalize": lambda env: VecNormalize(env, norm_obs_keys=["depth"]),
+    "VecNormalizeFeatures": standardised,
+    "a stack of standardised features": lambda env: VecFrameStack(standardised(env), 3),
+    "a standardised stack": lambda env: standardised(VecFrameStack(env, 3)),
+    "all else": lambda env: VecMonitor(VecCheckNan(VecTransposeImage(WithPicture(env)))),
+}
+
+
+@pytest.fixture(scope="module")
+def other_encoder():
+    return DepthEncoder(**ENCODER, seed=1)
+
+
+@pytest.mark.parametrize("behind", BEHIND)
+def test_a_policy_refuses_other_features_whatever_stands_between(behind, encoder, other_encoder, tmp_path):
+    def make_env(encoder):
+        return BEHIND[behind](VecEncodeDepth(vec_env(), encoder))
+
+    env = make_env(encoder)
+    policy = "MlpPolicy" if isinstance(env.observation_space, spaces.Box) else "MultiInputPolicy"
+    model = PPO(policy, env, policy_kwargs={"net_arch": [8]}, **SMALL_PPO)
+    model.save(tmp_path / "model")
+    PPO.load(tmp_path / "model", env=make_env(encoder), device="cpu")
+    for accept in (lambda env: PPO.load(tmp_path / "model", env=env, device="cpu"), model.set_env):
+        with pytest.raises(ValueError, match="do not match") as error:
+            accept(make_env(other_encoder))
+        for one in (encoder, other_encoder):
+            assert one.provenance.sha256 in str(error.value)
+
+
+@pytest.mark.parametrize("stack", [1, 2])
+def test_statistics_of_another_encoder_are_refused(encoder, other_encoder, stack, tmp_path):
+    def make_env(encoder):
+        return VecFrameStack(VecEncodeDepth(vec_env(), encoder), stack)
+
+    env = standardised(make_env(encoder))
+    env.reset()
+    env.save(tmp_path / "statistics.pkl")
+    loaded = VecNormalizeFeatures.load(tmp_path / "statistics.pkl", make_env(encoder))
+    assert loaded.observation_space == env.observation_space
+    for other in (other_encoder, DepthEncoder(**ENCODER, features="P4")):
+        with pytest.raises(ValueError, match="statistics are of") as error:
+            VecNormalizeFeatures.load(tmp_path / "statistics.pkl", make_env(other))
+        assert encoder.provenance.sha256 in str(error.value)
+        assert describe_encoder(other) in str(error.value)
+
+
+def test_a_policy_on_standardised_features_is_refused_without_statistics(encoder, tmp_path):
+    def make_env():
+        return VecEncodeDepth(vec_env(), encoder)
+
+    env = standardised(make_env())
+    model = PPO("MultiInputPolicy", env, **SMALL_PPO).learn(16)
+    model.save(tmp_path / "model")
+    env.save(tmp_path / "statistics.pkl")
+    with pytest.raises(ValueError, match=r"standardized.*as encoded"):
+        PPO.load(tmp_path / "model", env=make_env(), device="cpu")
+    restored = VecNormalizeFeatures.load(tmp_path / "statistics.pkl", make_env())
+    assert PPO.load(tmp_path / "model", env=restored, device="cpu").learn(16, reset_num_timesteps=False)
+    PPO("MultiInputPolicy", make_env(), **SMALL_PPO).save(tmp_path / "model")
+    with pytest.raises(ValueError, match=r"as encoded.*standardized"):
+        PPO.load(tmp_path / "model", env=standardised(make_env()), device="cpu")
+
+
+@pytest.mark.parametrize("stack", [1, 2])
+def test_statistics_and_policies_of_older_files_still_load(encoder, stack, tmp_path):
+    """There, spaces did not say what is standardised, and those of stacks not even where features are from."""
+
+    def make_env():
+        return VecFrameStack(VecEncodeDepth(vec_env(), encoder), stack)
+
+    env = standardised(make_env())
+    old = make_env().observation_space
+    if stack > 1:
+        old.spaces["depth"] = spaces.Box(-np.inf, np.inf, old["depth"].shape, np.float16)
+    env.observation_space = old
+    del env._space_before
+    PPO("MultiInputPolicy", env, **SMALL_PPO).save(tmp_path / "model")
+    env.save(tmp_path / "statistics.pkl")
+    loaded = VecNormalizeFeatures.load(tmp_path / "statistics.pkl", make_env())
+    PPO.load(tmp_path / "model", env=loaded, device="cpu")
 
 
 def test_value_of_a_timed_out_state_is_that_of_its_encoded_observation(encoder):
