@@ -6,8 +6,12 @@ log1p(10) for the second; the released models were trained with log(10) = log1p(
 """
 
 import math
+import sys
 import warnings
 from collections.abc import Sequence
+from dataclasses import dataclass
+from numbers import Real
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -37,10 +41,102 @@ _METRES_PER_UNIT = {"m": 1.0, "mm": 1e-3}
 
 DepthImages = Tensor | NDArray[np.generic]
 Size = int | tuple[int, int]
+Unit = str | float
+"""Of depth: "m", "mm", or the metres of one count, such as 0.0001."""
+
+_Images = TypeVar("_Images", Tensor, NDArray[np.generic])
 
 
 class ScaleWarning(UserWarning):
     """The depth does not look like metres."""
+
+
+@dataclass(frozen=True)
+class DepthFormat:
+    """How numbers stand for depth, and which of them stand for none.
+
+    Attributes:
+        unit: "m", "mm", or the metres of one count as a number: 0.0001 for a RealSense D405, 0.00025 for an L515,
+            1/5000 for the TUM RGB-D data set.
+        max_depth_m: Beyond it a pixel is a hole, in metres; None for no limit.
+
+    Raises:
+        TypeError: An attribute is of another type.
+        ValueError: The unit is unknown or no length from 0 to 1 m, or `max_depth_m` is not positive.
+    """
+
+    unit: Unit = "m"
+    max_depth_m: float | None = None
+
+    def __post_init__(self) -> None:
+        # Equal formats are equal, however they were written.
+        object.__setattr__(self, "unit", _as_unit(self.unit))
+        object.__setattr__(self, "max_depth_m", _as_limit(self.max_depth_m))
+
+    @property
+    def metres_per_count(self) -> float:
+        """What one count is in metres."""
+        return _METRES_PER_UNIT[self.unit] if isinstance(self.unit, str) else self.unit
+
+    def read(self, depth: DepthImages, *, check_values: bool | None = None) -> Tensor:
+        """Accept depth images of this format, or say what is wrong with them; see `as_depth`."""
+        images = _as_numbers(depth)
+        if not images.is_floating_point():
+            self._check_integers(images.dtype)
+        images = self.metres(as_images(images))
+        if check_values is None:
+            check_values = images.device.type == "cpu"
+        if check_values and not is_traced():
+            self._check_values(images)
+        return images
+
+    def metres(self, counts: Tensor) -> Tensor:
+        """Metres, float32, of counts of any shape and dtype; 0 beyond `max_depth_m` and for an integer's largest value.
+
+        Shares memory with `counts` where nothing had to change.
+        """
+        per_count, limit = self.metres_per_count, self._last_count(counts.dtype)
+        counts = counts.float()
+        metres = counts if per_count == 1.0 else counts * per_count
+        return metres if limit == math.inf else torch.where(counts <= limit, metres, 0.0)
+
+    def counts(self, metres: Tensor, dtype: torch.dtype) -> Tensor:
+        """What `metres` reads as the given metres: rounded where `dtype` is of integers, and within their range."""
+        counts = metres if self.metres_per_count == 1.0 else metres / self.metres_per_count
+        if not dtype.is_floating_point:
+            counts = counts.round().clamp(0.0, _last_valid(dtype))
+        return counts.to(dtype)
+
+    def far_message(self, nearest_m: float) -> str:
+        """What to say of depth in which nothing is nearer than this."""
+        return (
+            f"nothing is nearer than {nearest_m:.4g} m where depth is read with unit={self.unit!r}, and no depth "
+            "camera sees that far: if the depth is in millimetres, pass unit='mm' or divide by 1000; for other units "
+            "pass the metres of one count, such as unit=0.0001"
+        )
+
+    def _last_count(self, dtype: torch.dtype) -> float:
+        """The largest count that is no hole."""
+        limit = math.inf if self.max_depth_m is None else self.max_depth_m / self.metres_per_count
+        return limit if dtype.is_floating_point else min(limit, _last_valid(dtype))
+
+    def _check_integers(self, dtype: torch.dtype) -> None:
+        if self.unit == "m":
+            raise TypeError(
+                f"depth in metres must be floating, got {dtype}: pass unit='mm' if these are millimetres, unit= the "
+                "metres of one count if they are not, or convert to float metres first"
+            )
+        if dtype.itemsize == 1 and self.unit == "mm":
+            raise TypeError(
+                f"depth in millimetres must have 16 bits or more, got {dtype}, which ends at 0.255 m: it looks like an "
+                "image made for display; pass the camera's own depth, or unit= the metres of one count"
+            )
+
+    def _check_values(self, images: Tensor) -> None:
+        nearest_m = beyond_range_m(images)
+        if nearest_m is not None:
+            warn_of_scale(self.far_message(nearest_m))
+        check_sign(images)
 
 
 def normalize_depth(
@@ -48,19 +144,23 @@ def normalize_depth(
     size: Size | None = None,
     pad_to: int | None = None,
     *,
-    unit: str = "m",
+    unit: Unit = "m",
+    max_depth_m: float | None = None,
     multiple_of: int | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
     """Turn depth images into the three standardised channels that DeFM's networks take.
 
-    Holes are 0; NaN and infinities count as holes, negative depth as 0, and depth beyond 100 m as 100 m.
+    Holes are 0; NaN and infinities count as holes, so does the largest value of an integer type, negative depth counts
+    as 0, and depth beyond 100 m as 100 m.
 
     Args:
-        depth: Depth as `as_depth` accepts it: (H, W), (B, H, W), (B, 1, H, W) or (B, H, W, 1), tensor or array.
+        depth: Depth as `as_depth` accepts it: (H, W), (H, W, 1), (B, H, W), (B, 1, H, W) or (B, H, W, 1), tensor or
+            array.
         size: Height and width to resize to, an int for a square; bilinear with antialiasing.
         pad_to: Pad with zeros on the right and at the bottom to a multiple of this (the BiFPN needs 32).
-        unit: "m" or "mm"; integers are accepted as millimetres only.
+        unit: "m", "mm", or the metres of one count, such as 0.0001; integers are not accepted as metres.
+        max_depth_m: Beyond it a pixel is a hole; None for no limit.
         multiple_of: Round height and width down to a multiple of this by resizing (the ViTs need 14).
         dtype: Floating dtype of the result; the arithmetic is never in less than float32.
 
@@ -70,8 +170,12 @@ def normalize_depth(
     Raises:
         TypeError: The depth's dtype does not go with the unit, or an argument has the wrong type.
         ValueError: The depth's shape or values, or an argument's value, make no sense.
+
+    Warns:
+        ScaleWarning: See `as_depth`.
     """
-    return normalize_channels(as_depth(depth, unit), size, pad_to, multiple_of=multiple_of, dtype=dtype)
+    metres = as_depth(depth, unit, max_depth_m=max_depth_m)
+    return normalize_channels(metres, size, pad_to, multiple_of=multiple_of, dtype=dtype)
 
 
 def normalize_inverse_depth(
@@ -100,7 +204,7 @@ def normalize_inverse_depth(
         TypeError: The dtype is neither integer nor floating.
         ValueError: The shape makes no sense.
     """
-    images = _as_images(_as_tensor(inverse))
+    images = as_images(_as_numbers(inverse))
     # Resizing in float32 would be off by 1e-5: the published code does it in float64 here (and only here).
     images = images.to(torch.float32 if images.device.type == "mps" else torch.float64)
     images = images.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
@@ -109,51 +213,36 @@ def normalize_inverse_depth(
     return normalize_channels(metres, size, pad_to, multiple_of=multiple_of, dtype=dtype)
 
 
-def as_depth(depth: DepthImages, unit: str = "m", *, check_values: bool | None = None) -> Tensor:
+def as_depth(
+    depth: DepthImages, unit: Unit = "m", *, max_depth_m: float | None = None, check_values: bool | None = None
+) -> Tensor:
     """Accept depth images, or say what is wrong with them.
 
-    (B, 1, H, W) and (B, H, W, 1) are told apart by where the 1 stands; shapes that read both ways are refused.
+    The 1 of a channel may stand first or last, which its place tells; shapes that read both ways are refused.
 
     Args:
-        depth: (H, W), (B, H, W), (B, 1, H, W) or (B, H, W, 1); a floating tensor or array, or an integer one of 16 bits
-            or more where `unit` is "mm".
-        unit: "m" or "mm".
-        check_values: Refuse depth in which everything is negative. By default on the CPU only: elsewhere the check
-            would wait for the device. Where frames come one after the other, one without any valid pixel is no mistake
-            but an image of holes: pass False.
+        depth: (H, W), (H, W, 1), (B, H, W), (B, 1, H, W) or (B, H, W, 1); a tensor or array, floating, or of integers
+            where `unit` is not "m". An integer type's largest value, such as 65535, is a hole. Arrays are taken in any
+            byte order, memory order and stride.
+        unit: "m", "mm", or the metres of one count, such as 0.0001.
+        max_depth_m: Beyond it a pixel is a hole; None for no limit.
+        check_values: Refuse depth in which everything is negative, and warn of depth in which nothing is nearer than
+            100 m. By default on the CPU only: elsewhere the check would wait for the device. Where frames come one
+            after the other, one without any valid pixel is no mistake but an image of holes: pass False, and have a
+            `DepthScaleMonitor` watch them.
 
     Returns:
         (B, H, W), float32, metres, on the device of `depth`. Shares memory with `depth` where nothing had to change.
 
     Raises:
         TypeError: `depth` is no tensor or array, or its dtype does not go with the unit.
-        ValueError: The unit is unknown, the shape is wrong or empty, or everything is negative.
+        ValueError: The unit is unknown, the limit is not positive, the shape is wrong or empty, or everything is
+            negative.
+
+    Warns:
+        ScaleWarning: Something is seen, and nothing of it is nearer than 100 m: these may be millimetres.
     """
-    if unit not in _METRES_PER_UNIT:
-        raise ValueError(f"unknown unit {unit!r}: depth is in 'm' or 'mm'")
-    images = _as_tensor(depth)
-    if not images.is_floating_point():
-        if unit == "m":
-            raise TypeError(
-                f"depth in metres must be floating, got {images.dtype}: pass unit='mm' if these are millimetres, or "
-                "convert to float metres first"
-            )
-        if images.element_size() == 1:
-            raise TypeError(
-                f"depth in millimetres must have 16 bits or more, got {images.dtype}, which ends at 0.255 m: it looks "
-                "like an image made for display; pass the camera's own depth"
-            )
-    images = _as_images(images).float()
-    if unit == "mm":
-        images = images * _METRES_PER_UNIT[unit]
-    if check_values is None:
-        check_values = images.device.type == "cpu"
-    if check_values and not is_traced() and _is_negative(images):
-        raise ValueError(
-            f"depth must be positive, got only negative values (such as {images.min().item():.4g}): "
-            "flip the sign if the camera looks along its negative z axis"
-        )
-    return images
+    return DepthFormat(unit, max_depth_m).read(depth, check_values=check_values)
 
 
 def normalize_channels(
@@ -224,54 +313,90 @@ def target_size(height: int, width: int, size: Size | None = None, multiple_of: 
 
 
 class DepthScaleMonitor:
-    """Warns once when a camera that should see metres has sent many frames and none ever exceeded 1.0.
+    """Warns once when a camera that should see metres has sent many frames, and none of them looked like metres.
 
-    Or when none had anything but negative depth and holes. Empty frames do not count. Once a pixel was beyond 1 m, or a
-    warning was given, it looks no more.
+    That is: none ever exceeded 1.0, or in none was anything nearer than 100 m, or all were negative depth and holes.
+    Empty frames do not count. Once a frame looked like metres, or a warning was given, it looks no more.
 
     Args:
         frames: Number of frames to wait for.
+        depth_format: Unit and limit of the depth. Default: metres, without a limit.
+        camera: The camera's name, for the warning.
     """
 
-    def __init__(self, frames: int = 256) -> None:
+    def __init__(self, frames: int = 256, *, depth_format: DepthFormat | None = None, camera: str = "") -> None:
         _check_positive("frames", frames)
         self.frames = frames
+        self.depth_format = depth_format or DepthFormat()
         self.done = False
-        self._seen = 0
-        self._negative = 0
+        self._of_camera = f" of {camera!r}" if camera else ""
+        self._scaled = self._far = self._negative = 0
+        self._nearest_m = math.inf
 
-    def watch(self, images: Tensor, unit: str) -> None:
+    def watch(self, images: Tensor) -> None:
         """`update` with depth as `as_depth` takes it; costs nothing once there is no need to look any more."""
         if not (self.done or is_traced()):
-            self.update(as_depth(images, unit, check_values=False))
+            self.update(self.depth_format.read(images, check_values=False))
 
     def update(self, depth: Tensor) -> None:
-        """Watch a batch of depth images, (B, H, W), metres; a `ScaleWarning` comes where they look normalised."""
+        """Watch a batch of depth images, (B, H, W), metres; a `ScaleWarning` comes where they look like no metres."""
         if self.done or is_traced():
             return
-        pixels = depth.detach().flatten(1).nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
-        peaks = pixels.amax(1)
-        if bool((peaks > 1.0).any()):
-            self.done = True
+        depth = depth.detach()
+        for some in (depth[:, ::8, ::8], depth):  # the first nearly always tells
+            nearest, farthest = _valid_range(some)
+            if bool(((farthest > 1.0) & (nearest <= MAX_DEPTH_M)).any()):
+                self.done = True
+                return
+        self._far += int(((nearest > MAX_DEPTH_M) & (nearest < math.inf)).sum())
+        self._scaled += int((nearest <= MAX_DEPTH_M).sum())
+        self._negative += int(((nearest == math.inf) & (depth < 0).flatten(1).any(1)).sum())
+        self._nearest_m = min(self._nearest_m, float(nearest.min()))
+        seen = self._far + self._scaled
+        if max(seen, 0 if seen else self._negative) < self.frames:
             return
-        self._seen += int((peaks > 0).sum())
-        self._negative += int(((peaks <= 0) & (pixels.amin(1) < 0)).sum())
-        if self._seen == 0 and self._negative >= self.frames:
-            self.done = True
-            warnings.warn(
-                f"{self._negative} depth images held nothing but negative values and holes: flip the sign if the "
-                "camera looks along its negative z axis. Until then they all count as empty.",
-                ScaleWarning,
-                stacklevel=2,
+        self.done = True
+        if seen == 0:
+            warn_of_scale(
+                f"{self._negative} depth images{self._of_camera} held nothing but negative values and holes: flip the "
+                "sign if the camera looks along its negative z axis. Until then they all count as empty."
             )
-        elif self._seen >= self.frames:
-            self.done = True
-            warnings.warn(
-                f"no pixel exceeded 1.0 in {self._seen} depth images: they look scaled to [0, 1], not in metres. "
-                "Undo the scaling, or ignore this if the camera never sees farther than 1 m.",
-                ScaleWarning,
-                stacklevel=2,
+        elif self._far > self._scaled:
+            message = self.depth_format.far_message(self._nearest_m)
+            warn_of_scale(f"in {self._far} depth images{self._of_camera} {message}")
+        else:
+            warn_of_scale(
+                f"no pixel exceeded 1.0 in {self._scaled} depth images{self._of_camera}: they look scaled to [0, 1], "
+                "not in metres. Undo the scaling, or ignore this if the camera never sees farther than 1 m."
             )
+
+
+def beyond_range_m(images: Tensor) -> float | None:
+    """The nearest depth of (B, H, W) metres where that is beyond 100 m, which no depth camera sees; else None."""
+    for some in (images[0, ::8, ::8], images):  # the first nearly always tells, and is much cheaper
+        if bool(((some > 0) & (some <= MAX_DEPTH_M)).any()):
+            return None
+    nearest_m = float(_valid_range(images)[0].min())
+    return nearest_m if nearest_m < math.inf else None
+
+
+def check_sign(images: Tensor) -> None:
+    """Raises a ValueError where (B, H, W) holds negative values and no other, NaN aside."""
+    if bool((images[0, ::8, ::8] >= 0).any()):  # nearly always, and much cheaper than looking at everything
+        return
+    if bool((images < 0).any()) and not bool((images >= 0).any()):
+        raise ValueError(
+            f"depth must be positive, got only negative values (such as {images.min().item():.4g}): "
+            "flip the sign if the camera looks along its negative z axis"
+        )
+
+
+def warn_of_scale(message: str) -> None:
+    """A `ScaleWarning` at the caller's line, the nearest one outside this package and PyTorch."""
+    level, frame = 1, sys._getframe(0)
+    while frame.f_back is not None and frame.f_globals["__name__"].partition(".")[0] in ("defm_rl", "torch"):
+        level, frame = level + 1, frame.f_back
+    warnings.warn(message, ScaleWarning, stacklevel=level)
 
 
 def is_traced() -> bool:
@@ -285,25 +410,22 @@ def _just_runs() -> bool:
     return not watched and cpu_depth.available()
 
 
-def _as_tensor(depth: DepthImages) -> Tensor:
-    """A tensor over `depth`, without a copy where PyTorch can share the array's memory."""
-    if isinstance(depth, np.ndarray):
-        if depth.dtype.kind not in "fiu" or depth.dtype.itemsize > 8:
-            raise TypeError(f"depth must be floating or integer, got an array of {depth.dtype}")
-        # PyTorch takes neither foreign byte orders nor negative strides, and warns about read-only memory.
-        depth = np.require(depth, depth.dtype.newbyteorder("="), ["C", "W"])
-        return torch.from_numpy(depth)
-    if not isinstance(depth, Tensor):
-        raise TypeError(f"depth must be a torch tensor or a numpy array, got {type(depth).__name__}")
-    if depth.dtype == torch.bool or depth.is_complex():
-        raise TypeError(f"depth must be floating or integer, got a tensor of {depth.dtype}")
-    return depth
+def as_tensor(array: DepthImages) -> Tensor:
+    """The same memory as a tensor, where PyTorch can share it; else a copy."""
+    if isinstance(array, Tensor):
+        return array
+    # PyTorch takes neither foreign byte orders nor negative strides, and warns about read-only memory.
+    return torch.from_numpy(np.require(array, array.dtype.newbyteorder("="), ["C", "W", "A"]))
 
 
-def _as_images(images: Tensor) -> Tensor:
-    """View any accepted shape as (B, H, W)."""
+def as_images(images: _Images) -> _Images:
+    """View any shape that `as_depth` accepts as (B, H, W).
+
+    Raises:
+        ValueError: The shape is wrong, empty, or reads both ways.
+    """
     shape = tuple(images.shape)
-    expected = f"expected (H, W), (B, H, W), (B, 1, H, W) or (B, H, W, 1), got {shape}"
+    expected = f"expected (H, W), (H, W, 1), (B, H, W), (B, 1, H, W) or (B, H, W, 1), got {shape}"
     if len(shape) not in (2, 3, 4):
         raise ValueError(f"depth has {len(shape)} dimensions: {expected}")
     if 0 in shape:
@@ -311,12 +433,12 @@ def _as_images(images: Tensor) -> Tensor:
     if len(shape) == 2:
         return images[None]
     if len(shape) == 3:
-        if shape[2] in (1, 3):
+        if shape[2] == 3:
             raise ValueError(
                 f"depth reads as {shape[0]} images of {shape[1]}x{shape[2]} pixels: {expected}. "
                 "For one image with its channels last, pass depth[..., 0]"
             )
-        return images
+        return images[None, ..., 0] if shape[2] == 1 else images
     if shape[1] == 1 and shape[3] == 1 and shape[2] != 1:
         raise ValueError(
             f"depth could have its channel first or last: {expected}. Pass (B, H, W) to say which is meant"
@@ -331,11 +453,59 @@ def _as_images(images: Tensor) -> Tensor:
     raise ValueError(f"depth must have one channel: {expected}{hint}")
 
 
-def _is_negative(images: Tensor) -> bool:
-    """Whether there are negative values and no other, NaN aside."""
-    if bool((images[0, ::8, ::8] >= 0).any()):  # nearly always, and much cheaper than looking at everything
-        return False
-    return bool((images < 0).any()) and not bool((images >= 0).any())
+def _as_numbers(depth: DepthImages) -> Tensor:
+    """The depth as a tensor, where it is floating or integer numbers."""
+    if isinstance(depth, np.ndarray):
+        if depth.dtype.kind not in "fiu" or depth.dtype.itemsize > 8:
+            raise TypeError(f"depth must be floating or integer, got an array of {depth.dtype}")
+    elif not isinstance(depth, Tensor):
+        raise TypeError(f"depth must be a torch tensor or a numpy array, got {type(depth).__name__}")
+    elif depth.dtype == torch.bool or depth.is_complex():
+        raise TypeError(f"depth must be floating or integer, got a tensor of {depth.dtype}")
+    return as_tensor(depth)
+
+
+def _as_unit(unit: object) -> Unit:
+    """The unit, checked; "m" and "mm" where a number says the same."""
+    choices = (
+        "pass 'm' or 'mm', or the metres of one count as a number, such as 0.01 for centimetres or 0.0001 for a tenth "
+        "of a millimetre"
+    )
+    if isinstance(unit, str):
+        if unit not in _METRES_PER_UNIT:
+            raise ValueError(f"unknown unit {unit!r}: {choices}")
+        return unit
+    if isinstance(unit, bool) or not isinstance(unit, Real):
+        raise TypeError(f"unit must be a name or a number, got {unit!r}: {choices}")
+    metres = float(unit)
+    if not 0.0 < metres <= 1.0:
+        inverse = f": for {metres:g} counts to the metre pass 1/{metres:g}" if 1.0 < metres < math.inf else ""
+        raise ValueError(f"no count of a depth camera is {metres:g} m{inverse}; {choices}")
+    return next((name for name, value in _METRES_PER_UNIT.items() if value == metres), metres)
+
+
+def _as_limit(max_depth_m: object) -> float | None:
+    """The limit, checked; None where it is infinite."""
+    if max_depth_m is None:
+        return None
+    if isinstance(max_depth_m, bool) or not isinstance(max_depth_m, Real):
+        raise TypeError(f"max_depth_m must be a number of metres or None, got {max_depth_m!r}")
+    limit_m = float(max_depth_m)
+    if not limit_m > 0.0:
+        raise ValueError(f"max_depth_m must be positive, got {limit_m:g}: pass None for no limit")
+    return None if limit_m == math.inf else limit_m
+
+
+def _last_valid(dtype: torch.dtype) -> float:
+    """The largest count of an integer type that is no hole, as far as float32 tells it from the type's largest."""
+    return float(np.nextafter(np.float32(torch.iinfo(dtype).max), np.float32(0)))
+
+
+def _valid_range(images: Tensor) -> tuple[Tensor, Tensor]:
+    """The nearest and the farthest valid depth of each of (B, H, W), (B,); infinity and 0 where there is none."""
+    pixels = images.flatten(1)
+    valid = (pixels > 0) & (pixels < math.inf)
+    return torch.where(valid, pixels, math.inf).amin(1), torch.where(valid, pixels, 0.0).amax(1)
 
 
 def _check_positive(name: str, value: int) -> None:

@@ -8,8 +8,7 @@ import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
-from defm_rl.depth import DepthScaleMonitor
-from defm_rl.observations import depth_layouts, leaves, make_encoder, over_cameras, refuse_pictures
+from defm_rl.observations import ScaleWatch, depth_layouts, leaves, make_encoder, over_cameras, refuse_pictures
 
 
 class DepthFusion(nn.Module):
@@ -48,16 +47,17 @@ class DepthFusion(nn.Module):
             self.projections[key] = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, latent_dim), nn.Tanh())
         self.out_dim = latent_dim * len(self._layouts) + sum(prod(x.shape or ()) for x in others.values())
         self._others = tuple(others)
-        self._monitor = DepthScaleMonitor()
+        self._watch = ScaleWatch(self._layouts, self.encoder.depth_format)
+        self.encoder.checks_scale = False
 
     def forward(self, observations: Tensor | Mapping[str, Tensor]) -> Tensor:
         """(B, out_dim) of a batch of observations."""
         by_key: dict[str, Tensor] = leaves(observations)
+        self._watch(by_key)
         features = over_cameras(self._layouts, by_key, self._features)
         latents = [projection(features[key]) for key, projection in self.projections.items()]
         return torch.cat([*latents, *(by_key[key].flatten(1).float() for key in self._others)], dim=1)
 
     def _features(self, images: Tensor) -> Tensor:
-        self._monitor.watch(images, self.encoder.unit)
         features: Tensor = self.encoder.encode(images) if self.encoder.frozen else self.encoder(images)
         return features

@@ -9,6 +9,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv, VectorWrapper
 from gymnasium.vector.utils import batch_space
 from torch import Tensor
 
+from defm_rl.depth import Unit, as_tensor
 from defm_rl.encoders import DepthEncoder
 from defm_rl.interfaces import check_vector_env
 from defm_rl.observations import (
@@ -17,7 +18,6 @@ from defm_rl.observations import (
     Observation,
     Transform,
     as_given,
-    as_tensor,
     exchanged,
     leaves,
     rows_of,
@@ -126,11 +126,11 @@ class EncodeDepth(_TransformDepth):
     their features concatenated. Features beyond float16's range (±65504) are clipped.
 
     Args:
-        env: The vector environment; its depth is in metres, unless `unit="mm"`.
+        env: The vector environment; its depth is in metres, unless `unit` says otherwise.
         encoder: A published model's name, or a frozen `DepthEncoder`.
         depth_keys: The keys of a Dict that are depth. Default: those that look like single depth frames.
         device: Where the encoder runs. Default: CUDA if there is any, else the CPU.
-        **encoder_kwargs: Settings of the `DepthEncoder`, such as weights, features, pool, unit.
+        **encoder_kwargs: Settings of the `DepthEncoder`, such as weights, features, pool, unit, max_depth_m.
 
     Raises:
         ValueError: Where the encoder is not frozen, or no depth is found.
@@ -158,7 +158,8 @@ class NormalizeDepth(_TransformDepth):
         env: The vector environment.
         depth_keys: The keys of a Dict that are depth. Default: those that look like single depth frames.
         size: Height and width (or square side) to resize to.
-        unit: Unit of the depth, "m" or "mm".
+        unit: Unit of the depth: "m", "mm", or the metres of one count, such as 0.0001.
+        max_depth_m: Beyond it a pixel is a hole; None for no limit.
         dtype: float16 or float32.
 
     Raises:
@@ -171,11 +172,13 @@ class NormalizeDepth(_TransformDepth):
         *,
         depth_keys: Sequence[str] | None = None,
         size: int | tuple[int, int] | None = None,
-        unit: str = "m",
+        unit: Unit = "m",
+        max_depth_m: float | None = None,
         dtype: type[np.float16] | type[np.float32] = np.float16,
     ) -> None:
         check_vector_env(env, "NormalizeDepth", instead="For Stable-Baselines3 there is defm_rl.sb3.VecNormalizeDepth.")
-        super().__init__(env, NormalizingTransform(env.single_observation_space, depth_keys, size, unit, dtype))
+        space = env.single_observation_space
+        super().__init__(env, NormalizingTransform(space, depth_keys, size, unit, max_depth_m, dtype))
 
 
 class SimulateSensor(_TransformDepth):
@@ -186,14 +189,15 @@ class SimulateSensor(_TransformDepth):
     anything that stacks frames, encodes or normalizes around this.
 
     Args:
-        env: The vector environment; its depth is planar metres, unless `unit="mm"`.
+        env: The vector environment; its depth is planar metres, unless `unit` says otherwise.
         sensor: A sensor or its name, see `defm_rl.sensors.SENSORS`.
         depth_keys: The keys of a Dict that are depth. Default: those that look like single depth frames.
         step_s: Time between two steps; needed where the sensor has a latency or a frame rate.
         seed: Of the random numbers. `reset(seed=...)` replaces it where it is one int.
         mounting: Turns each episode's images by random angles (its positions are left to the simulator).
         horizontal_fov_deg: Of the images; needed for the turning.
-        unit: Unit of the depth, "m" or "mm".
+        unit: Unit of the depth: "m", "mm", or the metres of one count, such as 0.0001.
+        max_depth_m: Beyond it a pixel is a hole; None for no limit.
         device: Where the sensor is simulated.
 
     Attributes:
@@ -213,7 +217,8 @@ class SimulateSensor(_TransformDepth):
         seed: int = 0,
         mounting: MountingJitter | None = None,
         horizontal_fov_deg: float | None = None,
-        unit: str = "m",
+        unit: Unit = "m",
+        max_depth_m: float | None = None,
         device: str | torch.device = "cpu",
     ) -> None:
         check_vector_env(env, "SimulateSensor", instead="For Stable-Baselines3 there is defm_rl.sb3.VecSimulateSensor.")
@@ -227,6 +232,7 @@ class SimulateSensor(_TransformDepth):
             mounting=mounting,
             horizontal_fov_deg=horizontal_fov_deg,
             unit=unit,
+            max_depth_m=max_depth_m,
             device=device,
         )
         super().__init__(env, transform)

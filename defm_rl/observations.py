@@ -12,7 +12,7 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 from torch import Tensor
 
-from defm_rl.depth import DepthScaleMonitor, as_depth, normalize_channels
+from defm_rl.depth import DepthFormat, DepthScaleMonitor, Unit, as_tensor, is_traced, normalize_channels
 from defm_rl.encoders import DepthEncoder
 
 Observation = NDArray[Any] | Tensor | dict[str, Any]
@@ -34,12 +34,14 @@ class DepthLayout:
         height: Pixels.
         width: Pixels.
         channels_last: Whether the frames are stacked along the last axis, (H, W, frames).
+        integers: The type of integers that the depth is in; None where it is floating.
     """
 
     frames: int
     height: int
     width: int
     channels_last: bool = False
+    integers: np.dtype[Any] | None = None
 
     @classmethod
     def of(cls, space: spaces.Space[Any], key: str) -> Self:
@@ -50,15 +52,18 @@ class DepthLayout:
         """
         if not isinstance(space, spaces.Box):
             raise ValueError(f"Depth must be a Box; {key!r} is {space}.")
-        if space.dtype == np.uint8:
-            raise ValueError(f"{key!r} is uint8: depth is floating metres, or uint16 millimetres with unit='mm'.")
+        if space.dtype.itemsize == 1:
+            raise ValueError(
+                f"{key!r} is {space.dtype}: depth is floating metres, or uint16 millimetres with unit='mm'."
+            )
+        integers = space.dtype if space.dtype.kind in "iu" else None
         sizes = [size for size in space.shape if size != 1]
         if len(sizes) == 2:
-            return cls(1, sizes[0], sizes[1])
+            return cls(1, sizes[0], sizes[1], integers=integers)
         if len(sizes) == 3 and sizes[0] <= sizes[2]:
-            return cls(sizes[0], sizes[1], sizes[2])
+            return cls(sizes[0], sizes[1], sizes[2], integers=integers)
         if len(sizes) == 3:
-            return cls(sizes[2], sizes[0], sizes[1], channels_last=True)
+            return cls(sizes[2], sizes[0], sizes[1], channels_last=True, integers=integers)
         raise ValueError(f"Depth must be (H, W), (1, H, W), (H, W, 1) or stacked (k, H, W); {key!r} is {space.shape}.")
 
     @property
@@ -67,7 +72,13 @@ class DepthLayout:
         return self.height, self.width
 
     def images(self, depth: Tensor) -> Tensor:
-        """A batch of observations (B, ...) as single images, (B * frames, H, W)."""
+        """A batch of observations (B, ...) as single images, (B * frames, H, W).
+
+        Where a trainer has made floats of integers, their largest value, which is a hole, becomes 0 here: nothing that
+        follows could tell.
+        """
+        if self.integers is not None and depth.is_floating_point():
+            depth = torch.where(depth < float(np.iinfo(self.integers.name).max), depth, 0.0)
         if self.channels_last:
             depth = depth.reshape(-1, self.height, self.width, self.frames).movedim(-1, 1)
         return depth.reshape(-1, self.height, self.width)
@@ -191,7 +202,7 @@ class DepthTransform(Transform):
         depth_keys: See `depth_layouts`.
         function: From (N, H, W) depth, as the environment gives it, to (N, ...).
         make_box: The space of what takes the place of depth, from its shape.
-        unit: Unit of the depth, "m" or "mm".
+        depth_format: Unit and limit of the depth. Default: metres, without a limit.
     """
 
     def __init__(
@@ -200,12 +211,11 @@ class DepthTransform(Transform):
         depth_keys: Sequence[str] | None,
         function: Callable[[Tensor], Tensor],
         make_box: Callable[[tuple[int, ...]], spaces.Box],
-        unit: str = "m",
+        depth_format: DepthFormat | None = None,
     ) -> None:
         self.layouts = depth_layouts(space, depth_keys)
         self._function = function
-        self._unit = unit
-        self._monitor = DepthScaleMonitor()
+        self._watch = ScaleWatch(self.layouts, depth_format)
         probe = {key: torch.ones(1, layout.frames, *layout.size) for key, layout in self.layouts.items()}
         outputs = over_cameras(self.layouts, probe, function)
         self.space = with_leaves(space, {key: make_box(tuple(x.shape[1:])) for key, x in outputs.items()})
@@ -225,14 +235,11 @@ class DepthTransform(Transform):
         depth = {key: as_tensor(given[key]) for key in self.layouts}
         if last:
             depth = {key: torch.cat([x, last[key].to(x.device)]) for key, x in depth.items()}
-        outputs = over_cameras(self.layouts, depth, self._watched)
+        self._watch(depth)
+        outputs = over_cameras(self.layouts, depth, self._function)
         size = len(given[next(iter(self.layouts))])
         batch = with_leaves(observations, {key: as_given(x[:size], given[key]) for key, x in outputs.items()})
         return batch, {key: x[size:] for key, x in outputs.items()}
-
-    def _watched(self, images: Tensor) -> Tensor:
-        self._monitor.watch(images, self._unit)
-        return self._function(images)
 
 
 class EncodingTransform(DepthTransform):
@@ -273,8 +280,11 @@ class EncodingTransform(DepthTransform):
                 "a pool that is not learned, or train it inside the policy (for Stable-Baselines3: DefmExtractor)."
             )
         self.encoder = encoder.to(device) if device is not None else encoder
+        self.encoder.checks_scale = False  # each camera is watched for itself
         source = describe_encoder(encoder)
-        super().__init__(space, depth_keys, self._encode, lambda shape: FeatureBox(shape[0], source), encoder.unit)
+        super().__init__(
+            space, depth_keys, self._encode, lambda shape: FeatureBox(shape[0], source), encoder.depth_format
+        )
 
     def _encode(self, images: Tensor) -> Tensor:
         return self.encoder.encode(images).clamp(-_LARGEST_FLOAT16, _LARGEST_FLOAT16).half()
@@ -287,7 +297,8 @@ class NormalizingTransform(DepthTransform):
         space: The space of one observation.
         depth_keys: See `depth_layouts`.
         size: Height and width (or square side) to resize to.
-        unit: Unit of the depth, "m" or "mm".
+        unit: Unit of the depth: "m", "mm", or the metres of one count, such as 0.0001.
+        max_depth_m: Beyond it a pixel is a hole; None for no limit.
         dtype: float16 or float32.
     """
 
@@ -296,20 +307,52 @@ class NormalizingTransform(DepthTransform):
         space: spaces.Space[Any],
         depth_keys: Sequence[str] | None,
         size: int | tuple[int, int] | None = None,
-        unit: str = "m",
+        unit: Unit = "m",
+        max_depth_m: float | None = None,
         dtype: type[np.float16] | type[np.float32] = np.float16,
     ) -> None:
+        depth_format = DepthFormat(unit, max_depth_m)
         torch_dtype = {np.dtype(np.float16): torch.float16, np.dtype(np.float32): torch.float32}.get(np.dtype(dtype))
         if torch_dtype is None:
             raise ValueError(f"dtype must be float16 or float32; got {np.dtype(dtype)}.")
         super().__init__(
             space,
             depth_keys,
-            lambda images: normalize_channels(as_depth(images, unit, check_values=False), size, dtype=torch_dtype),
+            lambda images: normalize_channels(depth_format.read(images, check_values=False), size, dtype=torch_dtype),
             # The channels lie between (0 - mean) / std and (1 - mean) / std: -1.83 to 5.39.
             lambda shape: spaces.Box(-2.0, 6.0, shape, dtype),
-            unit,
+            depth_format,
         )
+
+
+class ScaleWatch:
+    """Watches each camera's depth for itself: one in metres does not hide another that is not.
+
+    Args:
+        layouts: The cameras.
+        depth_format: Unit and limit of the depth. Default: metres, without a limit.
+    """
+
+    def __init__(self, layouts: Mapping[str, DepthLayout], depth_format: DepthFormat | None = None) -> None:
+        self._layouts = layouts
+        self._monitors = {key: DepthScaleMonitor(depth_format=depth_format, camera=key) for key in layouts}
+
+    @property
+    def done(self) -> bool:
+        """Whether each camera has looked like metres, or was warned of."""
+        return all(monitor.done for monitor in self._monitors.values())
+
+    def __call__(self, depth: Mapping[str, Tensor]) -> None:
+        """Watches a batch of observations (B, ...) of each camera; costs nothing once each looked like metres.
+
+        Warns:
+            ScaleWarning: A camera's depth does not look like metres, see `DepthScaleMonitor`.
+        """
+        if is_traced():
+            return
+        for key, monitor in self._monitors.items():
+            if not monitor.done:
+                monitor.watch(self._layouts[key].images(depth[key]))
 
 
 def depth_layouts(space: spaces.Space[Any], depth_keys: Sequence[str] | None = None) -> dict[str, DepthLayout]:
@@ -353,7 +396,7 @@ def depth_layouts(space: spaces.Space[Any], depth_keys: Sequence[str] | None = N
 def over_cameras(
     layouts: Mapping[str, DepthLayout], depth: Mapping[str, Tensor], function: Callable[[Tensor], Tensor]
 ) -> dict[str, Tensor]:
-    """Applies a function of single images to the depth of all cameras, to those of one size in one call.
+    """Applies a function of single images to the depth of all cameras, to those of one size and dtype in one call.
 
     Args:
         layouts: The cameras.
@@ -364,8 +407,9 @@ def over_cameras(
         (B, frames * C, ...) by key.
     """
     outputs: dict[str, Tensor] = {}
-    for size in dict.fromkeys(layout.size for layout in layouts.values()):
-        keys = [key for key, layout in layouts.items() if layout.size == size]
+    kinds = {key: (layout.size, depth[key].dtype) for key, layout in layouts.items()}
+    for kind in dict.fromkeys(kinds.values()):
+        keys = [key for key in layouts if kinds[key] == kind]
         images = [layouts[key].images(depth[key]) for key in keys]
         output = function(images[0] if len(images) == 1 else torch.cat(images))
         parts = (output,) if len(images) == 1 else torch.split(output, [x.shape[0] for x in images])
@@ -386,9 +430,11 @@ def make_encoder(layouts: Mapping[str, DepthLayout], encoder: str, **kwargs: Any
 def describe_encoder(encoder: DepthEncoder) -> str:
     """What decides an encoder's features, in one line: equal for equal encoders on any machine."""
     pools = "".join(f" {name}:{pool}" for name, pool in encoder.pools.items())
+    limit_m = encoder.depth_format.max_depth_m
     return (
         f"{encoder.encoder_name} sha256={encoder.provenance.sha256} features={'+'.join(encoder.features)}{pools} "
         f"bifpn={encoder.bifpn} size={encoder.size} unit={encoder.unit}"
+        + ("" if limit_m is None else f" max_depth_m={limit_m}")
     )
 
 
@@ -460,11 +506,6 @@ def exchanged(batch: Tensor, envs: Tensor, rows: Tensor) -> Tensor:
     return torch.cat([batch, rows.to(batch.device)])[take]  # PyTorch reads uint16 by index, but does not write it
 
 
-def as_tensor(array: NDArray[Any] | Tensor) -> Tensor:
-    """The same memory as a tensor, where PyTorch can read it."""
-    return array if isinstance(array, Tensor) else torch.from_numpy(np.require(array, requirements=["C", "W"]))
-
-
 def as_given(tensor: Tensor, given: NDArray[Any] | Tensor) -> NDArray[Any] | Tensor:
     """A tensor on the device of `given`, or an array where that is one."""
     return tensor.to(given.device) if isinstance(given, Tensor) else tensor.cpu().numpy()
@@ -478,7 +519,7 @@ def _looks_like_depth(space: spaces.Space[Any], path: str) -> bool:
     if not isinstance(space, spaces.Box):
         return False
     named = space.dtype.kind in "iu" and space.dtype.itemsize > 1 and "depth" in path.rpartition("/")[2].lower()
-    if not (space.dtype == np.uint16 or np.issubdtype(space.dtype, np.floating) or named):
+    if not (space.dtype.newbyteorder("=") == np.uint16 or np.issubdtype(space.dtype, np.floating) or named):
         return False
     sizes = [size for size in space.shape if size != 1]
     return len(sizes) in (2, 3) and sorted(sizes)[-2] >= _SMALLEST_IMAGE and DepthLayout.of(space, "").frames < 16

@@ -8,12 +8,12 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from defm_rl.depth import MAX_DEPTH_M, DepthScaleMonitor, as_depth
+from defm_rl.depth import MAX_DEPTH_M, DepthFormat, Unit, as_tensor
 from defm_rl.observations import (
     Observation,
+    ScaleWatch,
     Transform,
     as_given,
-    as_tensor,
     depth_layouts,
     exchanged,
     leaves,
@@ -36,7 +36,8 @@ class SensorTransform(Transform):
         seed: Of the random numbers.
         mounting: Turns each episode's images by random angles.
         horizontal_fov_deg: Of the images; needed for the turning.
-        unit: Unit of the depth, "m" or "mm".
+        unit: Unit of the depth: "m", "mm", or the metres of one count, such as 0.0001.
+        max_depth_m: Beyond it a pixel is a hole; None for no limit.
         device: Where the sensor is simulated.
 
     Attributes:
@@ -57,7 +58,8 @@ class SensorTransform(Transform):
         seed: int = 0,
         mounting: MountingJitter | None = None,
         horizontal_fov_deg: float | None = None,
-        unit: str = "m",
+        unit: Unit = "m",
+        max_depth_m: float | None = None,
         device: str | torch.device = "cpu",
     ) -> None:
         self.layouts = depth_layouts(space, depth_keys)
@@ -78,8 +80,8 @@ class SensorTransform(Transform):
             for index, key in enumerate(self.layouts)
         }
         self._everyone = torch.arange(num_envs)
-        self._unit = unit
-        self._monitor = DepthScaleMonitor()
+        self._format = DepthFormat(unit, max_depth_m)
+        self._watch = ScaleWatch(self.layouts, self._format)
         self._shown: dict[str, Tensor] = {}
         parts = leaves(space)
         self.space = with_leaves(space, {key: self._widened(parts[key], key) for key in self.layouts})
@@ -121,15 +123,16 @@ class SensorTransform(Transform):
     def _see(self, observations: Observation, envs: Tensor) -> Observation:
         """Shows a batch of observations to the cameras of some environments."""
         given = leaves(observations)
-        for key, layout in self.layouts.items():
-            camera, depth = self.cameras[key], as_tensor(given[key])
-            everyone = envs is self._everyone
-            if not len(envs):
-                continue
-            rows = envs.to(depth.device)
-            images = as_depth(layout.images(depth if everyone else depth[rows]), self._unit, check_values=False)
-            self._monitor.update(images)
-            images = check_depth(images.clamp(min=0.0)).to(camera.device)
+        everyone = envs is self._everyone
+        shown = {key: as_tensor(given[key]) for key in self.layouts} if len(envs) else {}
+        if not everyone:
+            shown = {key: depth[envs.to(depth.device)] for key, depth in shown.items()}
+        if shown:
+            self._watch(shown)
+        for key, depth in shown.items():
+            camera, layout = self.cameras[key], self.layouts[key]
+            metres = self._format.read(layout.images(depth), check_values=False)
+            images = check_depth(metres, check_values=False).to(camera.device)
             seen = self._in_unit(camera(images, None if everyone else envs), depth)
             seen = seen.reshape(len(envs), *depth.shape[1:])
             self._shown[key] = seen if everyone else exchanged(self._shown[key], envs, seen)
@@ -138,15 +141,11 @@ class SensorTransform(Transform):
 
     def _in_unit(self, images: Tensor, depth: Tensor) -> Tensor:
         """Metres back to the environment's unit, dtype and device."""
-        if self._unit == "mm":
-            images = images * 1000
-        if not depth.is_floating_point():
-            images = images.round().clamp(0, torch.iinfo(depth.dtype).max)
-        return images.to(depth.device, depth.dtype)
+        return self._format.counts(images, depth.dtype).to(depth.device)
 
     def _widened(self, box: spaces.Box, key: str) -> spaces.Box:
         """The space with room for holes and for noise beyond the farthest depth that the environment itself gives."""
-        farthest = min(self.cameras[key].sensor.max_depth_m, MAX_DEPTH_M) * (1000 if self._unit == "mm" else 1)
+        farthest = min(self.cameras[key].sensor.max_depth_m, MAX_DEPTH_M) / self._format.metres_per_count
         if np.issubdtype(box.dtype, np.integer):
             farthest = min(farthest, np.iinfo(box.dtype.name).max)
         return spaces.Box(0, np.maximum(box.high, farthest).astype(box.dtype), box.shape, box.dtype.type)

@@ -11,13 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from defm_rl.depth import as_depth, is_traced, normalize_channels
+from defm_rl.depth import DepthFormat, Unit, beyond_range_m, is_traced, normalize_channels, warn_of_scale
 from defm_rl.encoders.base import Encoder
 from defm_rl.encoders.freezing import freeze, unfreeze
 from defm_rl.encoders.inference import Compiled, FrozenRunner
 from defm_rl.encoders.layers import StochasticDepth, use_cpu_kernels
 from defm_rl.encoders.output import EncoderOutput
-from defm_rl.encoders.pooling import make_pool
+from defm_rl.encoders.pooling import SIZED_POOLS, make_pool
 from defm_rl.encoders.weights import WeightsInfo
 from defm_rl.encoders.zoo import CARDS, load_encoder
 from defm_rl.kernels import cpu
@@ -52,7 +52,8 @@ class DepthEncoder(nn.Module):
         image_size: Height and width of the depth that will come, before any resize. Needed by the pools whose size
             depends on it, "columns" and "flatten".
         size: Resizes to this height and width (or square side) first.
-        unit: Unit of the depth: "m", or "mm" for integers.
+        unit: Unit of the depth: "m", "mm", or the metres of one count, such as 0.0001; see `DepthFormat`.
+        max_depth_m: Beyond it a pixel is a hole, as the largest value of an integer type is; None for no limit.
         precision: What the network computes in: "float32", "bfloat16" or "float16". Weights, the depth's normalization
             and the features that come out are in float32 whatever it is.
         compile: How the network runs. "auto": on a CPU as a traced graph with a share of the batch on every core where
@@ -66,8 +67,11 @@ class DepthEncoder(nn.Module):
         network: The frozen network of another `DepthEncoder` to use, with its weights, in place of loading them again.
 
     Attributes:
+        depth_format: Unit and limit of the depth.
         feature_dim: Length D of the feature vector.
         provenance: Which weights these are, with their sha256.
+        checks_scale: Whether to warn, once, of depth on a CPU in which nothing is nearer than 100 m. Off where a
+            `DepthScaleMonitor` watches each camera, as in wrappers and policies.
         threads: On how many threads `encode` shares a batch on a CPU: as many as PyTorch had when this was made.
 
     Raises:
@@ -88,7 +92,8 @@ class DepthEncoder(nn.Module):
         stochastic_depth: bool = False,
         image_size: Size | None = None,
         size: Size | None = None,
-        unit: str = "m",
+        unit: Unit = "m",
+        max_depth_m: float | None = None,
         precision: str = "float32",
         compile: str = "auto",  # noqa: A002  the name that torch gives it
         revision: str | None = None,
@@ -109,14 +114,15 @@ class DepthEncoder(nn.Module):
         self.bifpn = bifpn
         self.stochastic_depth = stochastic_depth
         self.size = _pair(size)
-        self.unit = unit
+        self.depth_format = DepthFormat(unit, max_depth_m)
         self.precision, self.compile_mode = precision, compile
         self._check_features()
         # The Bi-FPN adds levels of unlike strides cell by cell: sizes must divide. A ViT cuts the image into patches.
         self._pad_to = self.card.size_multiple if self._uses_bifpn else None
         self._multiple_of = self.card.size_multiple if self.card.family == "vit" else None
 
-        map_input = self.size or _pair(image_size)
+        self._image_size = map_input = self.size or _pair(image_size)
+        self._fixed_maps: dict[str, tuple[int, int]] = {}  # sizes of the maps that feature_dim depends on
         self.pools = nn.ModuleDict()
         self.feature_dim = 0
         for name in self.features:
@@ -128,12 +134,15 @@ class DepthEncoder(nn.Module):
             assert channels is not None
             self.pools[name], dim = make_pool(pool or "grid", channels, map_size, grid)
             self.feature_dim += dim
+            if map_size is not None and pool in SIZED_POOLS:
+                self._fixed_maps[name] = map_size
 
         self.threads = torch.get_num_threads()
         self._runner: Callable[[Tensor], Tensor] | None = None  # only while all is frozen
         self._runner_weights: list[Tensor] = []
         self._runner_version = 0
         self._compiled: Compiled | None = None
+        self.checks_scale = True
         self._trainable: tuple[str, ...] = ()
         freeze(self.net, lambda _: True)
         self.unfreeze(trainable)
@@ -159,6 +168,11 @@ class DepthEncoder(nn.Module):
         """The network's floating dtype. Depth is normalized in float32, whatever it is."""
         return self._any_tensor.dtype
 
+    @property
+    def unit(self) -> Unit:
+        """Unit of the depth, see `DepthFormat`."""
+        return self.depth_format.unit
+
     def forward(self, depth: Tensor | np.ndarray) -> Tensor:
         """Features of a batch of depth images.
 
@@ -169,6 +183,9 @@ class DepthEncoder(nn.Module):
         Returns:
             (B, feature_dim) in the network's dtype (float32 unless it was cast; under autocast, too), with a gradient
             graph only through what is trained.
+
+        Raises:
+            TypeError, ValueError: See `as_depth`; or where images of this size give another number of features.
         """
         return self._run(self._images(depth))
 
@@ -181,6 +198,9 @@ class DepthEncoder(nn.Module):
 
         Returns:
             (B, feature_dim) in the network's dtype.
+
+        Raises:
+            TypeError, ValueError: As for `forward`.
         """
         with torch.no_grad():
             depth = self._images(depth)
@@ -308,8 +328,29 @@ class DepthEncoder(nn.Module):
 
     def _images(self, depth: Tensor | np.ndarray) -> Tensor:
         # On a robot and in a rollout, a frame without any valid pixel is one of holes, and no reason to stop.
-        images = as_depth(depth, self.unit, check_values=False)
+        images = self.depth_format.read(depth, check_values=False)
+        if not is_traced():
+            if self._fixed_maps and tuple(images.shape[1:]) != self._image_size:
+                self._check_map_sizes((images.shape[1], images.shape[2]))
+            if self.checks_scale and images.device.type == "cpu":
+                nearest_m = beyond_range_m(images)
+                if nearest_m is not None:
+                    self.checks_scale = False
+                    warn_of_scale(self.depth_format.far_message(nearest_m))
         return images if images.device == self.device else images.to(self.device)
+
+    def _check_map_sizes(self, image_size: tuple[int, int]) -> None:
+        if self.size is not None:
+            return
+        for name, map_size in self._fixed_maps.items():
+            if self._map_size(name, image_size) != map_size:
+                made_for = "x".join(map(str, self._image_size or ()))
+                raise ValueError(
+                    f"images of {image_size[0]}x{image_size[1]} pixels do not give the {self.feature_dim} features of "
+                    f"this encoder, whose pool depends on the image's size and was made for {made_for}: pass "
+                    f"image_size={image_size} to an encoder for these images, or size={self._image_size} to have all "
+                    "images resized."
+                )
 
     def _run(self, depth: Tensor) -> Tensor:
         """(B, H, W) depth to features with the weights as they are, and gradients where something is trained."""

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 
 POOLS = ("mean", "columns", "grid", "spatial_softmax", "attention", "flatten")
+SIZED_POOLS = ("columns", "flatten")
+"""Those that give as many features as the map is large."""
 
 
 class GridAverage(nn.Module):
@@ -117,7 +119,7 @@ def make_pool(pool: str, channels: int, map_size: tuple[int, int] | None, grid: 
     """
     if pool not in POOLS:
         raise ValueError(f"pool must be one of {', '.join(POOLS)}; got {pool!r}.")
-    if pool in ("columns", "flatten") and map_size is None:
+    if pool in SIZED_POOLS and map_size is None:
         raise ValueError(
             f"pool={pool!r} gives as many features as the image is large: pass image_size=(height, width) of the depth."
         )

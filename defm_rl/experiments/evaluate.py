@@ -38,7 +38,8 @@ class Settings:
     clips: int = 1  # filmed successes and failures, of each policy behind two sensors; 0: none
     frames: int = 256  # for the comparison of features; 0: none
     recorded: str | None = None  # a folder of recorded depth to compare features with
-    recorded_units_per_m: float | None = None  # 1000 for millimetres; needed for 8-bit images
+    recorded_unit: Any = None  # m, mm, or the metres of one count, such as 0.0001; needed for 8-bit images
+    recorded_max_depth_m: float | None = None  # beyond it a pixel is a hole
     fresh: bool = False  # evaluate again what is finished already
 
     def options(self) -> Options:
@@ -229,7 +230,7 @@ def _encoders(
         if chosen.recorded is not None:
             try:
                 real, source = scenes.recorded_frames(
-                    chosen.recorded, config, chosen.recorded_units_per_m, chosen.frames
+                    chosen.recorded, config, chosen.recorded_unit, chosen.recorded_max_depth_m, chosen.frames
                 )
                 found = source.pop("problems")
             except ConfigError as error:

@@ -36,7 +36,8 @@ class Settings:
     frames: int = 256  # of different scenes
     first_layout: int = 2_000_000  # layouts are numbered
     recorded: str | None = None  # a folder of recorded depth, or a file
-    recorded_units_per_m: float | None = None  # 1000 for millimetres; needed for 8-bit images
+    recorded_unit: Any = None  # m, mm, or the metres of one count, such as 0.0001; needed for 8-bit images
+    recorded_max_depth_m: float | None = None  # beyond it a pixel is a hole
     report: str | None = None  # a folder for report.html, report.json and report.csv
 
 
@@ -71,7 +72,9 @@ def _run(arguments: Sequence[str]) -> list[str]:
         raise ConfigError(f"encoder={config.encoder.kind} has no features to compare: name a DeFM encoder.")
     real, source = None, None
     if chosen.recorded is not None:
-        real, source = scenes.recorded_frames(chosen.recorded, config, chosen.recorded_units_per_m, chosen.frames)
+        real, source = scenes.recorded_frames(
+            chosen.recorded, config, chosen.recorded_unit, chosen.recorded_max_depth_m, chosen.frames
+        )
     with refused_settings():
         encoder = environments.settle_weights(config.encoder, make_task(config.env).depth_size(config.encoder))
         assert encoder is not None

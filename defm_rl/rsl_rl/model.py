@@ -13,9 +13,8 @@ from rsl_rl.utils import resolve_callable
 from tensordict import TensorDict
 from torch import Tensor, nn
 
-from defm_rl.depth import DepthScaleMonitor
 from defm_rl.encoders import DepthEncoder
-from defm_rl.observations import DepthLayout, over_cameras
+from defm_rl.observations import DepthLayout, ScaleWatch, over_cameras
 
 _SMALLEST_STD = 1e-5  # of a feature; float16 tells no smaller differences apart around 0.01
 
@@ -258,7 +257,10 @@ class DepthEncoding(nn.Module):
         self.encoder = _make_encoder(settings, self.layouts)
         feature_dim = int(self.encoder.feature_dim)  # type: ignore[arg-type]
         self.dims = {group: layout.frames * feature_dim for group, layout in self.layouts.items()}
-        self._monitor = DepthScaleMonitor()
+        self._watch: ScaleWatch | None = None
+        if isinstance(self.encoder, DepthEncoder):
+            self._watch = ScaleWatch(self.layouts, self.encoder.depth_format)
+            self.encoder.checks_scale = False
         self._lent = False
         self._kept: tuple[list[Tensor], dict[str, Tensor]] | None = None
 
@@ -297,6 +299,10 @@ class DepthEncoding(nn.Module):
         return copy.deepcopy(alone)
 
     def _encode(self, depth: dict[str, Tensor], batch: torch.Size, masks: Tensor | None) -> dict[str, Tensor]:
+        if self._watch is not None and not self._watch.done:
+            self._watch(
+                {group: x.flatten(0, len(batch) - 1) if masks is None else x[masks] for group, x in depth.items()}
+            )
         if masks is None:
             flat = {group: x.flatten(0, len(batch) - 1) for group, x in depth.items()}
             encoded = self.encode(flat)
@@ -311,7 +317,6 @@ class DepthEncoding(nn.Module):
         if not isinstance(self.encoder, DepthEncoder):
             features: Tensor = self.encoder(images)
             return features
-        self._monitor.watch(images, self.encoder.unit)
         return self.encoder.encode(images) if self.encoder.frozen else self.encoder(images)
 
 

@@ -10,8 +10,8 @@ from stable_baselines3.common.preprocessing import get_flattened_obs_dim
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from torch import Tensor, nn
 
-from defm_rl.depth import DepthScaleMonitor, is_traced
-from defm_rl.observations import depth_layouts, leaves, make_encoder, over_cameras, refuse_pictures
+from defm_rl.depth import is_traced
+from defm_rl.observations import ScaleWatch, depth_layouts, leaves, make_encoder, over_cameras, refuse_pictures
 
 Observations = Tensor | dict[str, Tensor]
 
@@ -26,13 +26,14 @@ class DefmExtractor(BaseFeaturesExtractor):
     Frozen weights are not part of a checkpoint; their sha256 is, and is verified.
 
     Args:
-        observation_space: Box or Dict. Depth is floating metres, or uint16 with `unit="mm"`; (1, H, W), (H, W),
+        observation_space: Box or Dict. Depth is floating metres, or integers with `unit`; (1, H, W), (H, W),
             (H, W, 1) or, for stacked frames, (k, H, W): each frame is encoded, their features are concatenated.
         encoder: A published model's name.
         depth_keys: The keys of a Dict that are depth. Default: those that look like single depth frames.
         latent_dim: Each camera's features are normalized, projected to this many, and pass through tanh; without it
             they come out as they are, which channels of unlike scales make hard to learn from.
-        **encoder_kwargs: Settings of the `DepthEncoder`, such as weights, features, pool, trainable, unit.
+        **encoder_kwargs: Settings of the `DepthEncoder`, such as weights, features, pool, trainable, unit,
+            max_depth_m.
 
     Attributes:
         encoder: The `DepthEncoder` that all cameras share.
@@ -67,7 +68,8 @@ class DefmExtractor(BaseFeaturesExtractor):
                 self.projections[key] = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, latent_dim), nn.Tanh())
         self._layouts = layouts
         self._others = tuple(others)
-        self._monitor = DepthScaleMonitor()
+        self._watch = ScaleWatch(layouts, network.depth_format)
+        network.checks_scale = False
 
     def forward(self, observations: Observations) -> Tensor:
         """Features of a batch of observations.
@@ -79,6 +81,7 @@ class DefmExtractor(BaseFeaturesExtractor):
             (B, features_dim): the features of each camera, then the other keys.
         """
         by_key: dict[str, Tensor] = leaves(observations)
+        self._watch(by_key)
         features = over_cameras(self._layouts, by_key, self._encode)
         for key, projection in self.projections.items():
             features[key] = projection(features[key])
@@ -87,7 +90,6 @@ class DefmExtractor(BaseFeaturesExtractor):
     def _encode(self, depth: Tensor) -> Tensor:
         if is_traced():
             return self._features(depth)
-        self._monitor.watch(depth, self.encoder.unit)
         if not self.training:
             return self._features(depth)
         # Recurrent policies train on sequences padded with zeros: all empty images share one encoding.

@@ -11,6 +11,7 @@ from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecExtractDictObs, VecFrameStack, VecNormalize
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 
+from defm_rl.depth import Unit
 from defm_rl.encoders import DepthEncoder
 from defm_rl.interfaces import check_vec_env
 from defm_rl.observations import (
@@ -78,11 +79,11 @@ class VecEncodeDepth(_VecTransformDepth):
     the spaces differ: see `defm_rl.observations.FeatureBox`.
 
     Args:
-        venv: The vectorized environment; its depth is in metres, unless `unit="mm"`.
+        venv: The vectorized environment; its depth is in metres, unless `unit` says otherwise.
         encoder: A published model's name, or a frozen `DepthEncoder`.
         depth_keys: The keys of a Dict that are depth. Default: those that look like single depth frames.
         device: Where the encoder runs. Default: CUDA if there is any, else the CPU.
-        **encoder_kwargs: Settings of the `DepthEncoder`, such as weights, features, pool, unit.
+        **encoder_kwargs: Settings of the `DepthEncoder`, such as weights, features, pool, unit, max_depth_m.
 
     Attributes:
         encoder: The `DepthEncoder`.
@@ -119,7 +120,8 @@ class VecNormalizeDepth(_VecTransformDepth):
         venv: The vectorized environment.
         depth_keys: The keys of a Dict that are depth. Default: those that look like single depth frames.
         size: Height and width (or square side) to resize to.
-        unit: Unit of the depth, "m" or "mm".
+        unit: Unit of the depth: "m", "mm", or the metres of one count, such as 0.0001.
+        max_depth_m: Beyond it a pixel is a hole; None for no limit.
         dtype: float16, which halves the buffer, or float32.
 
     Raises:
@@ -133,13 +135,15 @@ class VecNormalizeDepth(_VecTransformDepth):
         *,
         depth_keys: Sequence[str] | None = None,
         size: int | tuple[int, int] | None = None,
-        unit: str = "m",
+        unit: Unit = "m",
+        max_depth_m: float | None = None,
         dtype: type[np.float16] | type[np.float32] = np.float16,
     ) -> None:
         check_vec_env(
             venv, "VecNormalizeDepth", instead="Without Stable-Baselines3 there is defm_rl.gymnasium.NormalizeDepth."
         )
-        super().__init__(venv, NormalizingTransform(venv.observation_space, depth_keys, size, unit, dtype))
+        space = venv.observation_space
+        super().__init__(venv, NormalizingTransform(space, depth_keys, size, unit, max_depth_m, dtype))
 
 
 class VecSimulateSensor(_VecTransformDepth):
@@ -150,14 +154,15 @@ class VecSimulateSensor(_VecTransformDepth):
     normalizes around this.
 
     Args:
-        venv: The vectorized environment; its depth is planar metres, unless `unit="mm"`.
+        venv: The vectorized environment; its depth is planar metres, unless `unit` says otherwise.
         sensor: A sensor or its name, see `defm_rl.sensors.SENSORS`.
         depth_keys: The keys of a Dict that are depth. Default: those that look like single depth frames.
         step_s: Time between two steps; needed where the sensor has a latency or a frame rate.
         seed: Of the random numbers. `seed(...)`, which SB3's algorithms call, replaces it with the next reset.
         mounting: Turns each episode's images by random angles (its positions are left to the simulator).
         horizontal_fov_deg: Of the images; needed for the turning.
-        unit: Unit of the depth, "m" or "mm".
+        unit: Unit of the depth: "m", "mm", or the metres of one count, such as 0.0001.
+        max_depth_m: Beyond it a pixel is a hole; None for no limit.
         device: Where the sensor is simulated.
 
     Attributes:
@@ -178,7 +183,8 @@ class VecSimulateSensor(_VecTransformDepth):
         seed: int = 0,
         mounting: MountingJitter | None = None,
         horizontal_fov_deg: float | None = None,
-        unit: str = "m",
+        unit: Unit = "m",
+        max_depth_m: float | None = None,
         device: str | torch.device = "cpu",
     ) -> None:
         check_vec_env(
@@ -194,6 +200,7 @@ class VecSimulateSensor(_VecTransformDepth):
             mounting=mounting,
             horizontal_fov_deg=horizontal_fov_deg,
             unit=unit,
+            max_depth_m=max_depth_m,
             device=device,
         )
         super().__init__(venv, transform)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from defm_rl.depth import MAX_DEPTH_M, DepthImages, as_depth
+from defm_rl.depth import DepthFormat, DepthImages, Unit, beyond_range_m, check_sign, is_traced
 from defm_rl.sensors import operators as op
 from defm_rl.sensors.noise import Noise
 from defm_rl.sensors.profiles import Sensor, make_sensor
@@ -49,7 +49,9 @@ MOUNTINGS: dict[str, MountingJitter] = {
 """Published ranges: leggedrobotics/sru-navigation-sim and DextrAH-RGB."""
 
 
-def check_depth(depth: DepthImages, unit: str = "m", *, check_values: bool | None = None) -> Tensor:
+def check_depth(
+    depth: DepthImages, unit: Unit = "m", *, max_depth_m: float | None = None, check_values: bool | None = None
+) -> Tensor:
     """Depth that a sensor can look at, or an error.
 
     NaN, infinite and negative depth become holes. What lies beyond a sensor's range is valid input: the sensor writes
@@ -57,7 +59,8 @@ def check_depth(depth: DepthImages, unit: str = "m", *, check_values: bool | Non
 
     Args:
         depth: As `defm_rl.depth.as_depth` accepts it.
-        unit: "m" or "mm".
+        unit: "m", "mm", or the metres of one count, such as 0.0001.
+        max_depth_m: Beyond it a pixel is a hole; None for no limit.
         check_values: Whether to look at the values; by default on the CPU only.
 
     Returns:
@@ -67,16 +70,16 @@ def check_depth(depth: DepthImages, unit: str = "m", *, check_values: bool | Non
         TypeError: See `as_depth`.
         ValueError: See `as_depth`; and where nothing is nearer than 100 m: these are millimetres, or another unit.
     """
-    images = as_depth(depth, unit, check_values=check_values)
-    images = torch.where((images > 0) & images.isfinite(), images, 0.0)
-    if images.device.type == "cpu" if check_values is None else check_values:
-        nearest = float(torch.where(images > 0, images, math.inf).min())
-        if MAX_DEPTH_M < nearest < math.inf:
-            raise ValueError(
-                f"nothing is nearer than {nearest:.4g} m, and no depth camera sees that far: "
-                "if the depth is in millimetres, pass unit='mm' or divide by 1000"
-            )
-    return images
+    depth_format = DepthFormat(unit, max_depth_m)
+    images = depth_format.read(depth, check_values=False)
+    if check_values is None:
+        check_values = images.device.type == "cpu"
+    if check_values and not is_traced():
+        nearest_m = beyond_range_m(images)
+        if nearest_m is not None:
+            raise ValueError(depth_format.far_message(nearest_m))
+        check_sign(images)
+    return torch.where((images > 0) & images.isfinite(), images, 0.0)
 
 
 def simulate(
@@ -86,7 +89,8 @@ def simulate(
     seed: int = 0,
     step: int = 0,
     envs: Tensor | None = None,
-    unit: str = "m",
+    unit: Unit = "m",
+    max_depth_m: float | None = None,
 ) -> Tensor:
     """What a sensor measures of single frames, without latency and frame rate.
 
@@ -96,7 +100,8 @@ def simulate(
         seed: Of the random numbers.
         step: The number of the frame: another one gives other random numbers.
         envs: Which environments these are, (B,) integers; by default 0, 1, 2, ...
-        unit: "m" or "mm".
+        unit: "m", "mm", or the metres of one count, such as 0.0001.
+        max_depth_m: Beyond it a pixel is a hole before the sensor sees it; None for no limit.
 
     Returns:
         (B, H, W), metres, holes 0; in the dtype of `depth` where that is floating, else float32.
@@ -105,7 +110,7 @@ def simulate(
         TypeError: See `check_depth`.
         ValueError: See `check_depth`; or the sensor's name is unknown.
     """
-    images = check_depth(depth, unit)
+    images = check_depth(depth, unit, max_depth_m=max_depth_m)
     sensor = make_sensor(sensor) if isinstance(sensor, str) else sensor
     if envs is None:
         envs = torch.arange(len(images), device=images.device)

@@ -1,6 +1,7 @@
 """Recorded depth, as robots leave it: folders of PNG, NPY and NPZ files, read into metres."""
 
 import math
+import warnings
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,11 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from defm_rl.depth import MAX_DEPTH_M
+from defm_rl.depth import DepthFormat, ScaleWarning, Unit, as_images
 from defm_rl.experiments.config import ConfigError
 
 SUFFIXES = (".png", ".npy", ".npz")
-MILLIMETRES = 1000.0
 
 
 @dataclass(frozen=True)
@@ -33,24 +33,33 @@ class Recording:
 
 
 def load_recorded(
-    path: Path, size: tuple[int, int], *, units_per_m: float | None = None, limit: int | None = None
+    path: Path,
+    size: tuple[int, int],
+    *,
+    unit: Unit | None = None,
+    max_depth_m: float | None = None,
+    limit: int | None = None,
 ) -> Recording:
     """Reads recorded depth; a file that cannot be read does not keep the others from being read.
 
-    A PNG holds one frame of one channel. An NPY, or the array "depth" (or the only one) of an NPZ, holds a frame (H, W)
-    or a video (N, H, W). Integers are millimetres and floats metres, unless `units_per_m` says otherwise. Frames are
-    cropped around their centre to the shape wanted and then sampled without interpolation, which would draw depths
-    between an edge and a hole that nothing has.
+    A PNG holds one frame of one channel. An NPY, or the array "depth" (or the only one) of an NPZ, holds a frame
+    (H, W) or a video (N, H, W), with or without an axis of one channel, first or last. Integers are millimetres, their
+    type's largest value a hole, and floats metres, unless `unit` says otherwise. Frames are cropped around their centre
+    to the shape wanted and then sampled without interpolation, which would draw depths between an edge and a hole that
+    nothing has.
 
     Args:
         path: A folder (its files in order of their names), or one file.
         size: Height and width of the frames to give, pixels.
-        units_per_m: Units to the metre: 1000 for millimetres, 100 for centimetres. Needed for 8-bit images.
+        unit: "m", "mm", or the metres of one count, such as 0.0001. Needed for 8-bit images.
+        max_depth_m: Beyond it a pixel is a hole; None for no limit.
         limit: Give no more frames than this, evenly spread over the files and within them.
 
     Raises:
-        ConfigError: Where there is no such path, no file of depth, or none that can be read.
+        ConfigError: Where there is no such path, no file of depth, or none that can be read; or the unit or limit is
+            none.
     """
+    _check_format(unit, max_depth_m)
     found = depth_files(path)
     problems: list[str] = []
     parts: list[NDArray[np.float32]] = []
@@ -59,7 +68,7 @@ def load_recorded(
         try:
             # Each file gives its share, rounded up: what is too much is taken out at the end.
             video = _spread(_read(file), None if limit is None else math.ceil(limit / len(chosen)))
-            parts.append(_fitted(_metres(video, units_per_m), size))
+            parts.append(_fitted(_metres(video, unit, max_depth_m), size))
         except ConfigError as error:
             problems.append(f"{file}: {error}")
         except (OSError, SyntaxError, ValueError, EOFError, zipfile.BadZipFile) as error:  # what Pillow and NumPy raise
@@ -84,6 +93,13 @@ def depth_files(path: Path) -> list[Path]:
         holds = f"holds only {names}{', ...' if len(files) > 5 else ''}" if names else "is empty"
         raise ConfigError(f"recorded={path} {holds}: expected depth in {', '.join(SUFFIXES)} files.")
     return found
+
+
+def _check_format(unit: Unit | None, max_depth_m: float | None) -> None:
+    try:
+        DepthFormat("m" if unit is None else unit, max_depth_m)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"recorded_unit or recorded_max_depth_m: {error}.") from error
 
 
 def _spread(items: Any, limit: int | None) -> Any:
@@ -111,33 +127,30 @@ def _read(file: Path) -> NDArray[Any]:
             array = archive[name]
     if suffix == ".png" and array.ndim == 3 and array.shape[2] == 3 and (array == array[..., :1]).all():
         array = array[..., 0]  # a grey picture saved in colour
-    if array.ndim == 2:
-        array = array[None]
-    if array.ndim == 4 and 1 in (array.shape[1], array.shape[3]):
-        array = array[:, 0] if array.shape[1] == 1 else array[..., 0]
-    if array.ndim != 3 or 0 in array.shape or (suffix == ".png" and len(array) > 1):
-        raise ConfigError(f"expected depth of one channel, (H, W) or (N, H, W), got an array of shape {array.shape}.")
-    return array
+    if suffix == ".png" and array.ndim != 2:
+        raise ConfigError(f"expected depth of one channel, got a picture of shape {array.shape}.")
+    try:
+        return as_images(array)
+    except ValueError as error:
+        raise ConfigError(f"{error}.") from error
 
 
-def _metres(video: NDArray[Any], units_per_m: float | None) -> NDArray[np.float32]:
-    if video.dtype.kind not in "iuf":
-        raise ConfigError(f"expected depth in integers or floats, got {video.dtype}.")
-    if units_per_m is None and video.dtype.itemsize == 1:
+def _metres(video: NDArray[Any], unit: Unit | None, max_depth_m: float | None) -> NDArray[np.float32]:
+    if unit is None and video.dtype.kind in "iu" and video.dtype.itemsize == 1:
         raise ConfigError(
-            "has 8 bits, which end at 0.255 m where they are millimetres: pass recorded_units_per_m=100 if these are "
+            "has 8 bits, which end at 0.255 m where they are millimetres: pass recorded_unit=0.01 if these are "
             "centimetres, or the camera's own 16-bit depth."
         )
-    default = 1.0 if video.dtype.kind == "f" else MILLIMETRES
-    metres = video.astype(np.float32) / (units_per_m or default)
+    depth_format = DepthFormat(unit or ("m" if video.dtype.kind == "f" else "mm"), max_depth_m)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", ScaleWarning)
+        try:
+            metres = depth_format.read(video, check_values=True).numpy()
+        except (TypeError, ValueError, ScaleWarning) as error:
+            raise ConfigError(f"{error} (recorded_unit=).") from error
     metres = np.where(np.isfinite(metres) & (metres > 0), metres, np.float32(0))
-    seen = metres[metres > 0]
-    if not seen.size:
+    if not metres.any():
         raise ConfigError("sees nothing: every pixel is a hole.")
-    if seen.min() > MAX_DEPTH_M:
-        raise ConfigError(
-            f"sees nothing nearer than {seen.min():.4g} m: pass recorded_units_per_m=1000 if this is in millimetres."
-        )
     return metres
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from defm_rl.depth import Unit
 from defm_rl.encoders import DepthEncoder
 from defm_rl.experiments.config import Config, ConfigError
 from defm_rl.experiments.report.features import Gap, feature_gap, nearest_to_recorded
@@ -79,7 +80,7 @@ def scene_frames(config: Config, frames: int, first_layout: int) -> NDArray[np.f
 
 
 def recorded_frames(
-    path: str, config: Config, units_per_m: float | None, limit: int
+    path: str, config: Config, unit: Unit | None, max_depth_m: float | None, limit: int
 ) -> tuple[NDArray[np.float32], dict[str, Any]]:
     """Recorded depth in the shape of a task's frames, and what report.json says of where it came from.
 
@@ -87,7 +88,8 @@ def recorded_frames(
         ConfigError: Where there is none that can be read.
     """
     camera = make_task(config.env).cameras[config.encoder.cameras[0]]
-    found = load_recorded(Path(path), (camera.height, camera.width), units_per_m=units_per_m, limit=limit)
+    size = camera.height, camera.width
+    found = load_recorded(Path(path), size, unit=unit, max_depth_m=max_depth_m, limit=limit)
     if len(found.frames) < 2:
         raise ConfigError(
             f"recorded={path} holds a single frame: sets of frames are compared, at least two are needed."

@@ -35,9 +35,9 @@ def test_eight_bits_need_a_unit(tmp_path):
     centimetres = (METRES * 100).round().astype(np.uint8)
     Image.fromarray(centimetres).save(tmp_path / "grey.png")
     Image.fromarray(np.dstack([centimetres] * 3)).save(tmp_path / "grey_in_colour.png")
-    with pytest.raises(ConfigError, match=re.escape(str(tmp_path / "grey.png")) + ".*recorded_units_per_m=100"):
+    with pytest.raises(ConfigError, match=re.escape(str(tmp_path / "grey.png")) + ".*recorded_unit=0.01"):
         load(tmp_path)
-    assert load(tmp_path, units_per_m=100).frames == pytest.approx(np.stack([METRES] * 2), abs=0.005)
+    assert load(tmp_path, unit=0.01).frames == pytest.approx(np.stack([METRES] * 2), abs=0.005)
 
 
 def test_what_cannot_be_read_is_named_and_the_rest_is_read(tmp_path):
@@ -61,7 +61,7 @@ def test_what_cannot_be_read_is_named_and_the_rest_is_read(tmp_path):
     for problem, name in zip(recording.problems, bad, strict=True):
         assert problem.startswith(str(tmp_path / name) + ": ")
     said = "\n".join(recording.problems)
-    for hint in ("one channel", "left, right", "every pixel is a hole", "recorded_units_per_m=1000", "corrupt", "bool"):
+    for hint in ("one channel", "left, right", "every pixel is a hole", "unit='mm'", "corrupt", "bool"):
         assert hint in said
 
 
