@@ -511,6 +511,14 @@ def as_given(tensor: Tensor, given: NDArray[Any] | Tensor) -> NDArray[Any] | Ten
     return tensor.to(given.device) if isinstance(given, Tensor) else tensor.cpu().numpy()
 
 
+def as_array(value: Any) -> Any:
+    """A tensor as an array on the host; anything else as it is."""
+    if not isinstance(value, Tensor):
+        return value
+    value = value.detach().cpu()
+    return (value.float() if value.dtype == torch.bfloat16 else value).numpy()  # NumPy has no bfloat16
+
+
 def _path(path: str, key: object) -> str:
     return f"{path}/{key}" if path else str(key)
 

@@ -13,13 +13,16 @@ from tensordict import TensorDict
 from torch import Tensor
 
 from defm_rl.interfaces import check_vector_env
+from defm_rl.observations import Observation, as_array, leaves
 
 
 class RslRlVecEnv(VecEnv):  # type: ignore[misc]  # RSL-RL is not typed
     """Adapts a gymnasium `VectorEnv` with Dict observations to RSL-RL's `VecEnv`.
 
     Each key becomes an observation group of that name, in its own dtype (float64 in float32): the rollout storage holds
-    float16 features and uint16 millimetres as they are. Actions are clipped to the action space's bounds.
+    float16 features and uint16 millimetres as they are. In dicts within dicts a key is a path, such as
+    "sensor_data/base_camera/depth". Actions are clipped to the action space's bounds. Where the environment gives
+    tensors, it is given tensors, and nothing passes through NumPy.
 
     `extras["time_outs"]` marks the episodes that were cut off by the time limit and did not end by themselves. RSL-RL
     adds the discounted value of the observation *before* the cut to their last reward, and never sees the one after it.
@@ -60,7 +63,10 @@ class RslRlVecEnv(VecEnv):  # type: ignore[misc]  # RSL-RL is not typed
         self.cfg = dict(cfg or {})
         self.max_episode_length = max_episode_length or _max_episode_length(env)
         self._lengths = torch.zeros(self.num_envs, dtype=torch.long, device=self.device)
-        self._observations = self._as_groups(env.reset(seed=seed)[0])
+        observations = env.reset(seed=seed)[0]
+        part = next(iter(leaves(observations).values()))
+        self._env_device = part.device if isinstance(part, Tensor) else None  # None where it gives arrays
+        self._observations = self._as_groups(observations)
 
     @property
     def episode_length_buf(self) -> Tensor:
@@ -95,24 +101,26 @@ class RslRlVecEnv(VecEnv):  # type: ignore[misc]  # RSL-RL is not typed
         """
         space = self.env.single_action_space
         assert isinstance(space, spaces.Box)
-        wanted = actions.detach().cpu().numpy().reshape(self.num_envs, *space.shape)
-        observations, rewards, terminated, truncated, infos = self.env.step(np.clip(wanted, space.low, space.high))
-        dones = np.logical_or(terminated, truncated)
-        extras: dict[str, Any] = {"time_outs": self._tensor(np.logical_and(truncated, ~terminated))}
-        if dones.any():
-            extras["log"] = _means(infos.get("final_info", {}), dones)
-        ended = self._tensor(dones)
+        low, high = (torch.as_tensor(bound, device=actions.device) for bound in (space.low, space.high))
+        clipped = actions.detach().reshape(self.num_envs, *space.shape).clamp(low, high)
+        given = clipped.cpu().numpy() if self._env_device is None else clipped.to(self._env_device)
+        observations, rewards, terminated, truncated, infos = self.env.step(given)
+        terminated, truncated = self._tensor(terminated), self._tensor(truncated)
+        ended = terminated | truncated
+        extras: dict[str, Any] = {"time_outs": truncated & ~terminated}
+        if ended.any():
+            extras["log"] = _means(infos.get("final_info"), ended.cpu().numpy())
         self._lengths += 1
         self._lengths[ended] = 0
         self._observations = self._as_groups(observations)
-        return self._observations, self._tensor(np.asarray(rewards, np.float32)), ended.long(), extras
+        return self._observations, self._tensor(rewards).float(), ended.long(), extras
 
     def close(self) -> None:
         """Closes the environments."""
         self.env.close()
 
-    def _as_groups(self, observations: dict[str, NDArray[Any]]) -> TensorDict:
-        groups = {key: self._tensor(array) for key, array in observations.items()}
+    def _as_groups(self, observations: Observation) -> TensorDict:
+        groups = {key: self._tensor(part) for key, part in leaves(observations).items()}
         return TensorDict(groups, batch_size=[self.num_envs], device=self.device)
 
     def _tensor(self, array: NDArray[Any] | Tensor) -> Tensor:
@@ -127,7 +135,7 @@ def _check_spaces(env: VectorEnv[Any, Any, Any]) -> None:
         raise ValueError(
             f"Observations must be a Dict, whose keys become RSL-RL's observation groups; got {observations}."
         )
-    for key, box in observations.items():
+    for key, box in leaves(observations).items():
         if not isinstance(box, spaces.Box):
             raise ValueError(f"RSL-RL takes tensors of numbers: the observation {key!r} must be a Box, got {box}.")
     if not isinstance(actions, spaces.Box):
@@ -139,13 +147,16 @@ def _max_episode_length(env: VectorEnv[Any, Any, Any]) -> int:
     return int(steps or torch.iinfo(torch.int32).max)
 
 
-def _means(info: Mapping[str, Any], ended: NDArray[np.bool_]) -> dict[str, float]:
+def _means(info: Any, ended: NDArray[np.bool_], name: str = "Episode") -> dict[str, float]:
     """The mean over the episodes that have ended of every number that is reported of them."""
-    means = {}
-    for name, values in info.items():
-        number = isinstance(values, np.ndarray) and values.ndim == 1 and values.dtype.kind in "biuf"
-        if number and not name.startswith("_") and name != "layout_seed":
-            having = ended & np.asarray(info.get(f"_{name}", True), bool)
+    means: dict[str, float] = {}
+    for key, values in info.items() if isinstance(info, Mapping) else ():
+        path, values = f"{name}/{key}", as_array(values)
+        if isinstance(values, Mapping):
+            means |= _means(values, ended, path)
+        number = isinstance(values, np.ndarray) and values.shape == ended.shape and values.dtype.kind in "biuf"
+        if number and not str(key).startswith("_") and key != "layout_seed":
+            having = ended & np.asarray(as_array(info.get(f"_{key}", True)), bool)
             if having.any():
-                means[f"Episode/{name}"] = float(values[having].mean())
+                means[path] = float(values[having].mean())
     return means

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from fake_envs import vector_env
+from fake_envs import TensorVectorEnv, vector_env
 from gymnasium.vector import AutoresetMode
 from runs import STEPS, environment, ppo, rollout
 
@@ -97,3 +97,24 @@ def test_environments_that_do_not_fit_are_refused(make, message):
 def test_episodes_cannot_begin_in_the_middle():
     with pytest.raises(NotImplementedError, match="init_at_random_ep_len=False"):
         ppo(environment()).learn(1, init_at_random_ep_len=True)
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_environments_with_tensors_and_nested_dicts_say_the_same(nested):
+    """`TensorVectorEnv` takes tensors only, and its own cannot be read by NumPy."""
+    ours = RslRlVecEnv(TensorVectorEnv(vector_env(episode_steps=2, nested=nested)), seed=3)
+    theirs = RslRlVecEnv(vector_env(episode_steps=2), seed=3)
+    names = {"depth": "sensor_data/depth/depth" if nested else "depth", "state": "state"}
+    for value in (0.25, 7.0, -7.0, 0.5):
+        (obs, rewards, dones, extras), (obs_, rewards_, dones_, extras_) = (
+            env.step(actions(value)) for env in (ours, theirs)
+        )
+        assert set(obs.keys()) == set(names.values())
+        for key, name in names.items():
+            assert obs[name].dtype == obs_[key].dtype
+            assert torch.equal(obs[name], obs_[key])
+        assert torch.equal(rewards, rewards_)
+        assert torch.equal(dones, dones_)
+        assert torch.equal(extras["time_outs"], extras_["time_outs"])
+        assert extras.get("log") == extras_.get("log")
+    assert extras["log"]["Episode/success"] == 1.0
