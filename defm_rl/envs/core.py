@@ -3,9 +3,11 @@
 import copy
 import dataclasses
 import math
+import sys
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
+from types import FrameType
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import gymnasium
@@ -435,6 +437,9 @@ def failure_modes(success: NDArray[np.bool_], modes: Mapping[str, NDArray[np.boo
 class MujocoEnv(gymnasium.Env[Obs, NDArray[Any]]):
     """One environment of a task with gymnasium's single interface, on its vector environment of size one.
 
+    `gymnasium.make(id, max_episode_steps=n)` sets the task's own limit, as `gymnasium.make_vec` does: a larger one
+    lengthens episodes, and the infos of one that is cut off say so.
+
     Args:
         config, layout_seeds, render_mode, **settings: See the task's vector environment.
     """
@@ -451,6 +456,9 @@ class MujocoEnv(gymnasium.Env[Obs, NDArray[Any]]):
         render_mode: str | None = None,
         **settings: Any,
     ) -> None:
+        limit = _limit_of_make(sys._getframe(1))
+        if limit is not None:
+            settings["max_episode_steps"] = limit
         self.vector: MujocoVectorEnv = self.vector_env(
             1,
             config,
@@ -482,6 +490,20 @@ class MujocoEnv(gymnasium.Env[Obs, NDArray[Any]]):
     def close(self) -> None:
         """Free the renderers."""
         self.vector.close()
+
+
+def _limit_of_make(caller: FrameType) -> int | None:
+    """The `max_episode_steps` of the `gymnasium.make` that makes an environment; None where nothing or -1 was said.
+
+    gymnasium keeps this argument from the environment and puts a `TimeLimit` around it, which can cut episodes off
+    earlier but not later, and whose cut the environment never learns of. It is read where gymnasium has it.
+    """
+    if caller.f_code is not gymnasium.make.__code__:
+        return None
+    limit, spec = caller.f_locals.get("max_episode_steps"), caller.f_locals.get("env_spec")
+    if limit is None and spec is not None:
+        limit = spec.max_episode_steps
+    return None if limit == -1 else limit
 
 
 def _only(observation: Obs) -> Obs:

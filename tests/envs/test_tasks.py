@@ -279,6 +279,47 @@ def test_gymnasium_makes_it_by_name(task):
         env.close()
 
 
+@pytest.mark.parametrize("steps", [4, 400])
+def test_gymnasiums_limit_is_the_tasks_own(task, steps):
+    """Earlier and later than the task's, however the environment is made, and the last info says how it ended."""
+    settings = {"observations": task.vectors[:1], "max_episode_steps": steps}
+    if task.name == "Navigation":
+        settings["level"] = "open"
+    name = f"defm_rl/{task.name}-v0"
+    made = gymnasium.make(name, **settings)
+    again = gymnasium.make(made.spec)
+    for env in (made, again):
+        assert env.unwrapped.vector.max_episode_steps == steps
+        env.reset(seed=0)
+        taken, truncated, terminated = 0, False, False
+        while not (truncated or terminated):
+            _, _, terminated, truncated, info = env.step(idle(task, env.action_space))
+            taken += 1
+        assert info["steps"] == taken
+        assert truncated == (taken == steps)
+        assert not truncated or info["failure"] == "timeout"
+        env.close()
+    for mode in ("vector_entry_point", "sync"):
+        env = gymnasium.make_vec(name, num_envs=2, vectorization_mode=mode, **settings)
+        limits = env.unwrapped.call("vector") if mode == "sync" else [env.unwrapped]
+        assert [limit.max_episode_steps for limit in limits] == [steps] * len(limits)
+        env.close()
+
+
+def idle(task, space):
+    """What keeps an episode going: the rover turns on the spot, the others rest."""
+    return np.array([-1.0, 0.0]) if task.name == "Navigation" else np.zeros(space.shape)
+
+
+def test_without_a_limit_of_gymnasiums_the_tasks_own_holds(task):
+    own = task.vector(1, observations=task.vectors[:1]).max_episode_steps
+    for settings in ({}, {"max_episode_steps": -1}):
+        env = gymnasium.make(f"defm_rl/{task.name}-v0", observations=task.vectors[:1], **settings)
+        assert env.unwrapped.vector.max_episode_steps == own
+        env.close()
+    assert task.single(observations=task.vectors[:1], max_episode_steps=7).vector.max_episode_steps == 7
+
+
 def test_gymnasiums_checker_passes(task):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
