@@ -25,7 +25,7 @@ from defm_rl.observations import (
     with_row,
 )
 from defm_rl.sensors import MountingJitter, Sensor
-from defm_rl.simulation import SensorTransform
+from defm_rl.simulation import LAYOUT_SEED, SensorTransform
 
 __all__ = ["EncodeDepth", "NormalizeDepth", "SimulateSensor"]
 
@@ -53,7 +53,7 @@ class _TransformDepth(VectorWrapper):
         observations, infos = self.env.reset(seed=seed, options=options)  # type: ignore[arg-type]
         self._ended[slice(None) if envs is None else envs.to(self._ended.device)] = False
         number = int(seed) if isinstance(seed, int | np.integer) else None
-        return self._transform.reset(observations, envs, number), infos
+        return self._transform.reset(observations, envs, number, _episode_numbers(infos)), infos
 
     def step(self, actions: Any) -> tuple[Observation, Any, Any, Any, dict[str, Any]]:
         """Steps and transforms, the last observations of episodes too."""
@@ -64,7 +64,7 @@ class _TransformDepth(VectorWrapper):
         fresh = before if mode == AutoresetMode.NEXT_STEP else self._ended & (mode == AutoresetMode.SAME_STEP)
         fresh = _indices(fresh)
         fresh = fresh[~torch.isin(fresh, last.envs.to(fresh.device))]
-        transformed, rows = self._transform.step(observations, fresh, last.envs, last.depth)
+        transformed, rows = self._transform.step(observations, fresh, last.envs, last.depth, _episode_numbers(infos))
         return transformed, rewards, terminations, truncations, last.replaced(rows, transformed)
 
 
@@ -188,6 +188,10 @@ class SimulateSensor(_TransformDepth):
     the last observation of an episode is what the camera showed at its end. Put it around the environment itself, and
     anything that stacks frames, encodes or normalizes around this.
 
+    Where the environment numbers its episodes by an integer `layout_seed` in the infos of their beginning, noise,
+    latency and mounting follow that number: whoever plays a layout again, in any environment and any order, looks
+    through the same camera. Otherwise they follow the environment's index and the count of its episodes.
+
     Args:
         env: The vector environment; its depth is planar metres, unless `unit` says otherwise.
         sensor: A sensor or its name, see `defm_rl.sensors.SENSORS`.
@@ -245,6 +249,15 @@ def _chosen(options: Mapping[str, Any]) -> Tensor | None:
     if mask is not None:
         return _indices(torch.as_tensor(mask))
     return None if envs is None else torch.as_tensor(envs).reshape(-1)
+
+
+def _episode_numbers(infos: Mapping[str, Any]) -> Tensor | None:
+    """The numbers of the episodes that begin, (num_envs,) int64, negative where there is none; None for none at all."""
+    if LAYOUT_SEED not in infos:
+        return None
+    numbers = as_tensor(infos[LAYOUT_SEED])
+    known = as_tensor(infos.get(f"_{LAYOUT_SEED}", np.ones(len(numbers), bool))).to(numbers.device)
+    return torch.where(known, numbers.long(), -1)
 
 
 def _indices(mask: Tensor) -> Tensor:

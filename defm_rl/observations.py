@@ -167,18 +167,31 @@ class Transform(ABC):
     space: spaces.Space[Any]
 
     @abstractmethod
-    def reset(self, observations: Observation, envs: Tensor | None = None, seed: int | None = None) -> Observation:
+    def reset(
+        self,
+        observations: Observation,
+        envs: Tensor | None = None,
+        seed: int | None = None,
+        numbers: Tensor | None = None,
+    ) -> Observation:
         """Transforms the observations after a reset.
 
         Args:
             observations: A batch, (num_envs, ...) by path; arrays become arrays, and tensors tensors on their device.
             envs: The environments in which episodes begin, (N,) integers; None for all.
             seed: With which random numbers begin anew.
+            numbers: The numbers of the episodes that begin, (num_envs,) int64, negative where they have none; None
+                where no episode has.
         """
 
     @abstractmethod
     def step(
-        self, observations: Observation, fresh: Tensor, ended: Tensor, last: Mapping[str, Tensor]
+        self,
+        observations: Observation,
+        fresh: Tensor,
+        ended: Tensor,
+        last: Mapping[str, Tensor],
+        numbers: Tensor | None = None,
     ) -> tuple[Observation, dict[str, Tensor]]:
         """Transforms the observations after a step.
 
@@ -188,6 +201,7 @@ class Transform(ABC):
                 episode before, (N,) integers.
             ended: The environments in which one begins and the last observation of the one before is known, (E,).
             last: The depth of these last observations, (E, ...) by path.
+            numbers: As in `reset`.
 
         Returns:
             The batch, and what takes the place of `last`.
@@ -220,12 +234,23 @@ class DepthTransform(Transform):
         outputs = over_cameras(self.layouts, probe, function)
         self.space = with_leaves(space, {key: make_box(tuple(x.shape[1:])) for key, x in outputs.items()})
 
-    def reset(self, observations: Observation, envs: Tensor | None = None, seed: int | None = None) -> Observation:
+    def reset(
+        self,
+        observations: Observation,
+        envs: Tensor | None = None,
+        seed: int | None = None,
+        numbers: Tensor | None = None,
+    ) -> Observation:
         """Transforms all observations."""
         return self._replaced(observations, {})[0]
 
     def step(
-        self, observations: Observation, fresh: Tensor, ended: Tensor, last: Mapping[str, Tensor]
+        self,
+        observations: Observation,
+        fresh: Tensor,
+        ended: Tensor,
+        last: Mapping[str, Tensor],
+        numbers: Tensor | None = None,
     ) -> tuple[Observation, dict[str, Tensor]]:
         """Transforms all observations; the last ones of episodes join the batch."""
         return self._replaced(observations, last if len(ended) else {})

@@ -22,10 +22,15 @@ from defm_rl.observations import (
 from defm_rl.sensors import MountingJitter, Sensor, SimulatedCamera, check_depth
 
 
+LAYOUT_SEED = "layout_seed"
+"""The key of infos under which environments number the episodes that begin."""
+
+
 class SensorTransform(Transform):
     """What simulated cameras show takes the place of depth; shape, dtype and unit stay what they are.
 
-    Latency and frame rate belong to each environment's episode and begin anew with it.
+    Latency and frame rate belong to each environment's episode and begin anew with it. Random numbers follow the
+    episode's number, see `SimulatedCamera`.
 
     Args:
         space: The space of one observation, Box or Dict.
@@ -86,22 +91,31 @@ class SensorTransform(Transform):
         parts = leaves(space)
         self.space = with_leaves(space, {key: self._widened(parts[key], key) for key in self.layouts})
 
-    def reset(self, observations: Observation, envs: Tensor | None = None, seed: int | None = None) -> Observation:
+    def reset(
+        self,
+        observations: Observation,
+        envs: Tensor | None = None,
+        seed: int | None = None,
+        numbers: Tensor | None = None,
+    ) -> Observation:
         """Begins episodes in all environments, or in some, and the others show what they showed last."""
         if envs is not None and self._shown:
-            return self._begin(observations, envs)
-        for index, camera in enumerate(self.cameras.values()):
-            if seed is not None:
+            return self._begin(observations, envs, numbers)
+        if seed is not None:
+            for index, camera in enumerate(self.cameras.values()):
                 camera.restart(seed + index)
-            else:
-                camera.reset()
-        return self._see(observations, self._everyone)
+        return self._begin(observations, self._everyone, numbers)
 
     def step(
-        self, observations: Observation, fresh: Tensor, ended: Tensor, last: Mapping[str, Tensor]
+        self,
+        observations: Observation,
+        fresh: Tensor,
+        ended: Tensor,
+        last: Mapping[str, Tensor],
+        numbers: Tensor | None = None,
     ) -> tuple[Observation, dict[str, Tensor]]:
         """Shows the observations; the cameras of episodes that begin are reset first."""
-        self._reset_cameras(fresh)
+        self._reset_cameras(fresh, numbers)
         if not len(ended):
             return self._see(observations, self._everyone), {}
         # The cameras first see the ends of the old episodes, then the beginnings of the new.
@@ -109,16 +123,16 @@ class SensorTransform(Transform):
         at_the_end = {key: exchanged(as_tensor(given[key]), ended, depth) for key, depth in last.items()}
         self._see(with_leaves(observations, at_the_end), self._everyone)
         shown = {key: x[ended.to(x.device)] for key, x in self._shown.items()}
-        return self._begin(observations, ended), shown
+        return self._begin(observations, ended, numbers), shown
 
-    def _begin(self, observations: Observation, envs: Tensor) -> Observation:
+    def _begin(self, observations: Observation, envs: Tensor, numbers: Tensor | None) -> Observation:
         """Begins episodes; the other environments show what they showed last."""
-        self._reset_cameras(envs)
+        self._reset_cameras(envs, numbers)
         return self._see(observations, envs)
 
-    def _reset_cameras(self, envs: Tensor) -> None:
+    def _reset_cameras(self, envs: Tensor, numbers: Tensor | None) -> None:
         for camera in self.cameras.values():
-            camera.reset(envs)
+            camera.reset(envs, episodes=None if numbers is None else numbers[envs.to(numbers.device)])
 
     def _see(self, observations: Observation, envs: Tensor) -> Observation:
         """Shows a batch of observations to the cameras of some environments."""

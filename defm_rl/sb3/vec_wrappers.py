@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecExtractDictObs, VecFrameStack, VecNormalize
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
+from torch import Tensor
 
 from defm_rl.depth import Unit
 from defm_rl.encoders import DepthEncoder
@@ -27,7 +28,7 @@ from defm_rl.observations import (
     with_row,
 )
 from defm_rl.sensors import MountingJitter, Sensor
-from defm_rl.simulation import SensorTransform
+from defm_rl.simulation import LAYOUT_SEED, SensorTransform
 
 
 class _VecTransformDepth(VecEnvWrapper):
@@ -47,7 +48,8 @@ class _VecTransformDepth(VecEnvWrapper):
     def reset(self) -> VecEnvObs:
         """Resets and transforms."""
         seed, self._seed = self._seed, None
-        return self._transform.reset(self.venv.reset(), seed=seed)  # type: ignore[arg-type, return-value]
+        observations = self.venv.reset()
+        return self._transform.reset(observations, None, seed, self._numbers())  # type: ignore[arg-type, return-value]
 
     def step_wait(self) -> VecEnvStepReturn:
         """Waits for the step and transforms; the last observations of episodes join the batch."""
@@ -61,10 +63,16 @@ class _VecTransformDepth(VecEnvWrapper):
             fresh,
             ended,
             rows_of(last, self._transform.layouts),
+            self._numbers(),
         )
         for row, index in enumerate(known):
             infos[index] = {**infos[index], "terminal_observation": with_row(last[row], rows, row)}
         return observations, rewards, dones, infos
+
+    def _numbers(self) -> Tensor:
+        """The numbers of the episodes that began last, (num_envs,) int64, negative where there is none."""
+        begun = self.venv.unwrapped.reset_infos
+        return torch.tensor([int(info.get(LAYOUT_SEED, -1)) for info in begun], dtype=torch.int64)
 
 
 class VecEncodeDepth(_VecTransformDepth):
@@ -150,8 +158,9 @@ class VecSimulateSensor(_VecTransformDepth):
     """Depth as a simulated camera measures it; shape, dtype and unit of the observations stay what they are.
 
     Latency and frame rate belong to each environment's episode and begin anew with it; `terminal_observation` is what
-    the camera showed at the end. Put it around the environment itself, and anything that stacks frames, encodes or
-    normalizes around this.
+    the camera showed at the end. Noise, latency and mounting follow the `layout_seed` in the infos of `reset` where
+    there is one, see `defm_rl.gymnasium.SimulateSensor`. Put it around the environment itself, and anything that stacks
+    frames, encodes or normalizes around this.
 
     Args:
         venv: The vectorized environment; its depth is planar metres, unless `unit` says otherwise.

@@ -13,6 +13,7 @@ from defm_rl.sensors.profiles import Sensor, make_sensor
 
 # Random numbers that belong to an episode, not to a frame, come from seeds of their own.
 _EPISODE_SEED, _MOUNTING_SEED = 0x45504953, 0x4D4F554E
+_EPISODE_STRIDE = 1 << 32  # between the numbers that a camera gives an environment's episodes; no one has more of them
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,18 +28,17 @@ class MountingJitter:
     position_m: float = 0.1
     angle_deg: float = 5.0
 
-    def sample(self, seed: int, envs: Tensor, episodes: Tensor) -> tuple[Tensor, Tensor]:
+    def sample(self, seed: int, episodes: Tensor) -> tuple[Tensor, Tensor]:
         """Pose offsets for the simulator.
 
         Args:
             seed: Any int.
-            envs: (B,) integers.
-            episodes: The number of the episode of each, (B,) integers.
+            episodes: The episodes' numbers, (B,) integers; such as `SimulatedCamera.episodes`.
 
         Returns:
             Positions (B, 3) in metres and angles (B, 3) in radians: along and about x (right), y (down), z (ahead).
         """
-        offsets = Noise(seed ^ _MOUNTING_SEED, envs, episodes).uniform(6) * 2 - 1
+        offsets = Noise(seed ^ _MOUNTING_SEED, episodes, torch.zeros_like(episodes)).uniform(6) * 2 - 1
         return offsets[:, :3] * self.position_m, offsets[:, 3:] * math.radians(self.angle_deg)
 
 
@@ -122,8 +122,12 @@ class SimulatedCamera:
     """One depth camera in each of a number of environments, over time.
 
     A frame that is captured now arrives later, and stays until the next one arrives. At the beginning of an episode
-    the first frame is there at once. Random numbers depend on the seed, the environment and how many frames it has
-    had, and on nothing that happens in others.
+    the first frame is there at once.
+
+    Random numbers follow the seed, the episode's number and its steps, and nothing else: not which environment plays
+    it, nor what was played before or is played beside it. Whoever numbers episodes, as by the seeds of their layouts,
+    gets the same noise, latency and mounting for the same number. Otherwise the camera numbers them itself: no two
+    episodes of any environments are then the same.
 
     Args:
         sensor: The sensor, or its name.
@@ -133,6 +137,9 @@ class SimulatedCamera:
         mounting: Turns each episode's images by random angles. Its positions are left to the simulator.
         horizontal_fov_deg: Of the images; needed for the turning.
         device: Where depth will be.
+
+    Attributes:
+        episodes: The numbers of the episodes under way, (num_envs,) int64.
 
     Raises:
         ValueError: `step_s` or `horizontal_fov_deg` is missing, or the sensor's name is unknown.
@@ -170,16 +177,27 @@ class SimulatedCamera:
         """Begins anew in all environments, with the same random numbers or those of another seed."""
         self.seed = self.seed if seed is None else seed
         self._history = None
-        self._frames = torch.zeros(self.num_envs, dtype=torch.int64, device=self.device)
-        self._episodes = torch.full_like(self._frames, -1)
-        self._steps = torch.zeros_like(self._frames)
         self._everyone = torch.arange(self.num_envs, device=self.device)
-        self.reset()
+        self._steps = torch.zeros_like(self._everyone)
+        # The camera's own numbers: the environment's, and above it the count of its episodes.
+        self.episodes, self._own = self._everyone.clone(), self._everyone.clone()
 
-    def reset(self, envs: Tensor | None = None) -> None:
-        """Begins an episode: in the environments with these numbers, (N,) integers, or in all."""
+    def reset(self, envs: Tensor | None = None, *, episodes: Tensor | None = None) -> None:
+        """Begins episodes.
+
+        Args:
+            envs: In the environments with these numbers, (N,) integers; by default in all.
+            episodes: The numbers that their random numbers follow, (N,) integers, such as the seeds of their layouts;
+                by default, and where they are negative, numbers that no episode of this camera had before.
+        """
         envs = self._everyone if envs is None else envs.to(self.device)
-        self._episodes[envs] += 1
+        begun = self._steps[envs] > 0
+        self._own[envs] += begun * _EPISODE_STRIDE
+        own = self._own[envs]
+        if episodes is not None:
+            given = episodes.to(own)
+            own = torch.where(given < 0, own, given)
+        self.episodes[envs] = own
         self._steps[envs] = 0
 
     def __call__(self, depth: Tensor, envs: Tensor | None = None) -> Tensor:
@@ -197,12 +215,11 @@ class SimulatedCamera:
         if depth.ndim != 3 or len(depth) != len(envs):
             raise ValueError(f"expected ({len(envs)}, H, W) depth, got {tuple(depth.shape)}")
         if self.mounting is not None and self._fov_deg is not None:
-            _, angles_rad = self.mounting.sample(self.seed, envs, self._episodes[envs])
+            _, angles_rad = self.mounting.sample(self.seed, self.episodes[envs])
             focal_px = op.focal_length_px(depth.shape[2], self._fov_deg)
             depth = op.rotate(depth.float(), angles_rad, focal_px).to(depth.dtype)
-        seen = self.sensor(depth, Noise(self.seed, envs, self._frames[envs]))
         steps = self._steps[envs]
-        self._frames[envs] += 1
+        seen = self.sensor(depth, Noise(self.seed, self.episodes[envs], steps))
         self._steps[envs] += 1
         if self._slots == 1:
             return seen
@@ -215,7 +232,7 @@ class SimulatedCamera:
 
     def age_steps(self, envs: Tensor, steps: Tensor) -> Tensor:
         """How many steps old the frame is that environments see at a step of their episode; (N,) integers."""
-        draws = Noise(self.seed ^ _EPISODE_SEED, envs, self._episodes[envs]).uniform(3).double()
+        draws = Noise(self.seed ^ _EPISODE_SEED, self.episodes[envs], torch.zeros_like(steps)).uniform(3).double()
         low, high = self.sensor.delay_steps
         delay = low + (draws[:, 0] * (high - low + 1)).long()
         low_s, high_s = self.sensor.latency_s

@@ -1,4 +1,4 @@
-"""Random numbers for batches of environments: each environment's depend on (seed, environment, frame) and nothing else.
+"""Random numbers for batches of frames: each frame's depend on (seed, stream, number in the stream) and nothing else.
 
 They are hashes of counters, not a generator's state: any device, any batch and any order give the same numbers.
 """
@@ -16,30 +16,30 @@ _MULTIPLY_64 = (0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
 
 
 class Noise:
-    """The random numbers of one frame of each environment.
+    """The random numbers of one frame of each stream; an episode of an environment, say, is a stream.
 
     Every call draws afresh; the n-th call of one frame gives the same numbers whenever it is repeated.
 
     Args:
         seed: Any int.
-        envs: Which environments are in the batch, (B,) integers.
+        streams: Which streams are in the batch, (B,) integers.
         frames: The number of the frame of each, (B,) integers.
     """
 
-    def __init__(self, seed: int, envs: Tensor, frames: Tensor) -> None:
-        self._seed, self._envs, self._frames = seed, envs, frames
-        state = _mix_64(envs.to(torch.int64) + _signed(_hash_int(seed), 64))
+    def __init__(self, seed: int, streams: Tensor, frames: Tensor) -> None:
+        self._seed, self._streams, self._frames = seed, streams, frames
+        state = _mix_64(streams.to(torch.int64) + _signed(_hash_int(seed), 64))
         state = _mix_64(state + frames.to(torch.int64))
         self._low = state.to(torch.int32)[:, None]
         self._high = (state >> 32).to(torch.int32)[:, None]
         self._draws = 0
-        self.batch = len(envs)
-        self.device = envs.device
+        self.batch = len(streams)
+        self.device = streams.device
 
     def held(self, frames: int) -> "Noise":
-        """Random numbers that stay the same for so many frames; when they change differs between environments."""
-        phase = _mix_64(self._envs.to(torch.int64)).remainder(frames)
-        held = Noise(self._seed + 1, self._envs, (self._frames + phase).div(frames, rounding_mode="floor"))
+        """Random numbers that stay the same for so many frames; when they change differs between streams."""
+        phase = _mix_64(self._streams.to(torch.int64)).remainder(frames)
+        held = Noise(self._seed + 1, self._streams, (self._frames + phase).div(frames, rounding_mode="floor"))
         held._draws = self._draws
         return held
 

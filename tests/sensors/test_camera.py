@@ -6,11 +6,11 @@ import math
 import numpy as np
 import pytest
 import torch
-from fake_envs import vector_env
-from gymnasium.vector import AutoresetMode
+from fake_envs import DepthEnv, vector_env
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from defm_rl.gymnasium import SimulateSensor
-from defm_rl.sensors import MOUNTINGS, MountingJitter, SimulatedCamera, make_sensor, simulate
+from defm_rl.sensors import MOUNTINGS, SENSORS, MountingJitter, SimulatedCamera, make_sensor, simulate
 from defm_rl.sensors import operators as op
 
 
@@ -78,6 +78,41 @@ def test_an_environment_over_time_does_not_depend_on_the_others(name):
         torch.testing.assert_close(some(depth[k, 3:4], torch.tensor([3]))[0], expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("name", SENSORS)
+@pytest.mark.parametrize("size", [(48, 96), (17, 23)])
+def test_an_episode_of_the_same_number_is_seen_alike_wherever_and_whenever_it_is_played(name, size):
+    depth = torch.rand(9, 8, *size) * 0.9 + 0.5
+    settings = {"step_s": 0.05, "mounting": MOUNTINGS["navigation"], "horizontal_fov_deg": 87.0}
+    alone, last = SimulatedCamera(name, 1, **settings), SimulatedCamera(name, 8, **settings)
+    for k in range(5):
+        last(depth[k])
+        last.reset(torch.tensor([k, 5]))
+    alone.reset(episodes=torch.tensor([77]))
+    last.reset(torch.tensor([2, 5]), episodes=torch.tensor([3, 77]))
+    for k in range(9):
+        assert torch.equal(alone(depth[k, 5:6])[0], last(depth[k])[5])
+
+
+def test_noise_latency_and_mounting_differ_between_numbers():
+    sensor = make_sensor("stereo", latency_s=(0.1, 0.4), frame_rate_hz=10.0)
+    camera = SimulatedCamera(sensor, 100, step_s=0.05, mounting=MountingJitter(), horizontal_fov_deg=87.0)
+    envs = torch.arange(100)
+    camera.reset(episodes=envs + 2_000_000)
+    assert len(camera.age_steps(envs, torch.full_like(envs, 50)).unique()) > 4
+    seen = camera(torch.full((100, 8, 8), 2.0)).flatten(1)
+    assert len(seen.unique(dim=0)) == 100
+
+
+@pytest.mark.parametrize("name", ["stereo", "realsense_parkour"])
+def test_episodes_without_numbers_are_all_different(name):
+    camera = SimulatedCamera(name, 3, step_s=0.05)
+    seen = []
+    for _ in range(3):
+        seen += list(camera(torch.full((3, 16, 16), 0.8)))
+        camera.reset()
+    assert not any(torch.equal(a, b) for a, b in itertools.combinations(seen, 2))
+
+
 def test_restarting_repeats_and_another_seed_does_not():
     camera = SimulatedCamera("stereo", 2)
     depth = torch.full((2, 24, 24), 2.0)
@@ -100,12 +135,12 @@ def test_latency_needs_the_time_of_a_step():
 
 
 def test_mounting_offsets_fill_their_range_and_change_with_the_episode():
-    envs = torch.arange(5000)
-    position, angle = MOUNTINGS["navigation"].sample(0, envs, torch.zeros_like(envs))
+    episodes = torch.arange(5000)
+    position, angle = MOUNTINGS["navigation"].sample(0, episodes)
     for offsets, limit in ((position, 0.1), (angle, math.radians(5))):
         assert offsets.abs().max() <= limit
         assert offsets.std() == pytest.approx(limit / math.sqrt(3), rel=0.03)
-    assert not torch.equal(position, MOUNTINGS["navigation"].sample(0, envs, torch.ones_like(envs))[0])
+    assert not torch.equal(position, MOUNTINGS["navigation"].sample(0, episodes + 1)[0])
 
 
 @pytest.mark.parametrize("angles_deg", [(4.0, 0.0, 0.0), (0.0, -3.0, 0.0), (2.0, 3.0, -5.0)])
@@ -181,6 +216,37 @@ def test_the_three_autoreset_modes_show_the_same_frames():
         for a, b in zip(shown[0], other, strict=True):
             for x, y in zip(a, b, strict=False):
                 np.testing.assert_array_equal(x, y)
+
+
+class Numbered(DepthEnv):
+    """Plays the layouts of a list; depth, and how long an episode lasts, follow the layout's number alone."""
+
+    def __init__(self, layouts):
+        super().__init__()
+        self.layouts = layouts
+
+    def reset(self, *, seed=None, options=None):
+        self.layout = self.layouts.pop(0) if self.layouts else 0
+        super().reset(seed=self.layout)
+        self.episode_steps = 3 + self.layout % 4
+        return self._observe(), {"layout_seed": self.layout}
+
+
+@pytest.mark.parametrize("mode", list(AutoresetMode))
+@pytest.mark.parametrize("sensor", ["realsense_parkour", "zedx", "stereo_ladder"])
+def test_a_numbered_layout_is_seen_alike_in_every_environment_order_and_autoreset_mode(sensor, mode):
+    def frames(*layouts):
+        """What is shown from the beginning of layout 77 on, until its end."""
+        env = SyncVectorEnv([lambda own=own: Numbered(list(own)) for own in layouts], autoreset_mode=mode)
+        shown = run(SimulateSensor(env, make_sensor(sensor, max_depth_m=6.0), step_s=0.05), count=16)
+        index = next(i for i, own in enumerate(layouts) if 77 in own)
+        before = sum(4 + layout % 4 for layout in layouts[index][: layouts[index].index(77)])
+        return shown[index][before : before + 4 + 77 % 4]
+
+    alone = frames([77])
+    later = frames([1], [2, 9], [3], [4], [5], [8, 6, 77], [7], [10])
+    assert len(alone) == len(later) == 5
+    np.testing.assert_array_equal(alone, later)
 
 
 def test_environments_that_are_not_reset_show_what_they_showed():
