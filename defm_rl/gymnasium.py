@@ -253,9 +253,10 @@ def _chosen(options: Mapping[str, Any]) -> Tensor | None:
 
 def _episode_numbers(infos: Mapping[str, Any]) -> Tensor | None:
     """The numbers of the episodes that begin, (num_envs,) int64, negative where there is none; None for none at all."""
-    if LAYOUT_SEED not in infos:
+    values = infos.get(LAYOUT_SEED)
+    if values is None or (isinstance(values, np.ndarray) and values.dtype.kind not in "iu"):
         return None
-    numbers = as_tensor(infos[LAYOUT_SEED])
+    numbers = as_tensor(values)
     known = as_tensor(infos.get(f"_{LAYOUT_SEED}", np.ones(len(numbers), bool))).to(numbers.device)
     return torch.where(known, numbers.long(), -1)
 

@@ -21,7 +21,6 @@ from defm_rl.observations import (
 )
 from defm_rl.sensors import MountingJitter, Sensor, SimulatedCamera, check_depth
 
-
 LAYOUT_SEED = "layout_seed"
 """The key of infos under which environments number the episodes that begin."""
 

@@ -1,5 +1,6 @@
 """Tiny environments with a depth camera, for tests of adapters."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -154,6 +155,19 @@ def _stacked(trees: list[Any]) -> Any:
     if isinstance(trees[0], dict):
         return {key: _stacked([tree[key] for tree in trees]) for key in trees[0]}
     return np.stack(trees)
+
+
+class NumberedEnv(DepthEnv):
+    """Plays these layouts, then layout 0; depth, and how long an episode lasts, follow the layout's number alone."""
+
+    def __init__(self, layouts: Sequence[int]) -> None:
+        super().__init__()
+        self.layouts = list(layouts)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        layout = self.layouts.pop(0) if self.layouts else 0
+        self.episode_steps = 3 + layout % 4
+        return super().reset(seed=layout)[0], {"layout_seed": layout}
 
 
 def vec_env(num_envs: int = 2, seed: int | None = 0, **kwargs: Any) -> DummyVecEnv:

@@ -41,7 +41,8 @@ def evaluate(
 ) -> list[Episode]:
     """Episodes of the policy on layouts `first_layout` to `first_layout + episodes - 1`, by number.
 
-    Layouts and the sensor's noise are the same for every policy, and were not seen in training.
+    Layouts were not seen in training, and each has the same noise, latency and mounting of the sensor whoever plays it,
+    beside whatever others: these follow the layout's number and the step of the episode.
 
     Args:
         config: The experiment.
@@ -62,7 +63,6 @@ def evaluate(
             encoder,
             sensor=sensor,
             renderer=options.renderer,
-            seed=options.first_layout,
             num_envs=num_envs,
             layouts=layouts,
         )

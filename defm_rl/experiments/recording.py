@@ -124,6 +124,6 @@ def filmed(config: Config, layouts: Sequence[int], **kwargs: Any) -> Camera:
     task = make_task(config.env)
     task.require(Ability.FILMS)
     seen = policy_keys(config.encoder, config.algo)
-    settings = {"num_envs": len(layouts), "seed": config.seed, **kwargs}
+    settings = {"num_envs": len(layouts), **kwargs}
     env = task.make((DEPTH, *seen), layouts=layouts, pictures=True, **settings)
     return Camera(env, task.map(env), task.step_s or FRAME_S, DEPTH, seen)

@@ -71,8 +71,8 @@ class _VecTransformDepth(VecEnvWrapper):
 
     def _numbers(self) -> Tensor:
         """The numbers of the episodes that began last, (num_envs,) int64, negative where there is none."""
-        begun = self.venv.unwrapped.reset_infos
-        return torch.tensor([int(info.get(LAYOUT_SEED, -1)) for info in begun], dtype=torch.int64)
+        numbers = [info.get(LAYOUT_SEED) for info in self.venv.unwrapped.reset_infos]
+        return torch.tensor([int(x) if isinstance(x, int | np.integer) else -1 for x in numbers], dtype=torch.int64)
 
 
 class VecEncodeDepth(_VecTransformDepth):

@@ -49,6 +49,30 @@ def test_a_policy_drives_every_layout_once_whatever_the_number_of_environments()
     assert episodes[2][0].measures["path_length_m"] > 0
 
 
+class BySight(Forward):
+    """Turns by what the camera shows, down to the last bit of it."""
+
+    def act(self, observations):
+        depth = observations["depth"]
+        turn = [np.sin(1e3 * image.astype(np.float64).sum()) for image in depth]
+        return np.stack([np.full(len(depth), 0.8), turn], 1).astype(np.float32)
+
+
+@pytest.mark.parametrize("sensor", ["stereo_ladder", "realsense_parkour"])
+def test_figures_behind_a_sensor_depend_neither_on_the_number_of_environments_nor_on_the_layouts_order(sensor):
+    layouts = list(range(50, 56))
+    played = {}
+    for num_envs, order in ((1, layouts), (4, layouts), (3, layouts[::-1]), (1, layouts[3:])):
+        env = navigation(sensor, num_envs=num_envs, layouts=order)
+        episodes = run_episodes(BySight(), env, order)
+        played[num_envs, *order] = {episode.layout: episode for episode in episodes}
+        env.close()
+    alone, *others = played.values()
+    assert len({episode.reward for episode in alone.values()}) == 6
+    for episodes in others:
+        assert episodes == {layout: alone[layout] for layout in episodes}
+
+
 def test_the_account_of_an_episode_is_the_sum_of_its_steps():
     class Rewards(VectorWrapper):
         def step(self, actions):

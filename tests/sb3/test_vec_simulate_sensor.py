@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
-from fake_envs import ENCODER, PPO_SETTINGS, vec_env, vector_env
+from fake_envs import ENCODER, PPO_SETTINGS, NumberedEnv, vec_env, vector_env
 from stable_baselines3 import PPO
-from stable_baselines3.common.vec_env import VecNormalize
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from defm_rl.gymnasium import SimulateSensor
 from defm_rl.sb3 import VecEncodeDepth, VecSimulateSensor
@@ -38,6 +38,19 @@ def test_a_simulated_camera_begins_its_random_numbers_anew_with_a_seed_only():
     env.seed(3)
     np.testing.assert_array_equal(env.reset()["depth"] == 0, first)
     assert not np.array_equal(second, first)
+
+
+def test_a_numbered_layout_is_seen_alike_in_every_environment():
+    def frames(*layouts):
+        """What is shown of layout 77, which is the last one's last."""
+        env = DummyVecEnv([lambda own=own: NumberedEnv(own) for own in layouts])
+        env = VecSimulateSensor(env, make_sensor("realsense_parkour", max_depth_m=6.0), step_s=0.05)
+        shown = [env.reset()["depth"][-1]]
+        for _ in range(sum(3 + layout % 4 for layout in layouts[-1]) - 1):
+            shown.append(env.step(np.zeros((len(layouts), 2)))[0]["depth"][-1])
+        return shown[-3 - 77 % 4 :]
+
+    np.testing.assert_array_equal(frames([77]), frames([1], [3, 2], [8, 6, 77]))
 
 
 def test_a_policy_learns_behind_a_simulated_camera():

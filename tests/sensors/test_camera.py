@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from fake_envs import DepthEnv, vector_env
+from fake_envs import NumberedEnv, vector_env
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from defm_rl.gymnasium import SimulateSensor
@@ -218,26 +218,12 @@ def test_the_three_autoreset_modes_show_the_same_frames():
                 np.testing.assert_array_equal(x, y)
 
 
-class Numbered(DepthEnv):
-    """Plays the layouts of a list; depth, and how long an episode lasts, follow the layout's number alone."""
-
-    def __init__(self, layouts):
-        super().__init__()
-        self.layouts = layouts
-
-    def reset(self, *, seed=None, options=None):
-        self.layout = self.layouts.pop(0) if self.layouts else 0
-        super().reset(seed=self.layout)
-        self.episode_steps = 3 + self.layout % 4
-        return self._observe(), {"layout_seed": self.layout}
-
-
 @pytest.mark.parametrize("mode", list(AutoresetMode))
 @pytest.mark.parametrize("sensor", ["realsense_parkour", "zedx", "stereo_ladder"])
 def test_a_numbered_layout_is_seen_alike_in_every_environment_order_and_autoreset_mode(sensor, mode):
     def frames(*layouts):
         """What is shown from the beginning of layout 77 on, until its end."""
-        env = SyncVectorEnv([lambda own=own: Numbered(list(own)) for own in layouts], autoreset_mode=mode)
+        env = SyncVectorEnv([lambda own=own: NumberedEnv(own) for own in layouts], autoreset_mode=mode)
         shown = run(SimulateSensor(env, make_sensor(sensor, max_depth_m=6.0), step_s=0.05), count=16)
         index = next(i for i, own in enumerate(layouts) if 77 in own)
         before = sum(4 + layout % 4 for layout in layouts[index][: layouts[index].index(77)])

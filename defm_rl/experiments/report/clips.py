@@ -61,7 +61,7 @@ def _record(
     """The first layouts, each environment's first: these see the same noise as in the evaluation."""
     num_envs = min(options.num_envs, options.episodes)
     layouts = range(options.first_layout, options.first_layout + num_envs)
-    camera = filmed(config, layouts, sensor=sensor, seed=options.first_layout)
+    camera = filmed(config, layouts, sensor=sensor)
     recordings = []
     try:
         for episode in run_episodes(policy, environments.encode_once(camera, config.encoder, encoder), layouts):
