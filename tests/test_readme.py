@@ -1,17 +1,10 @@
 """The README's Python runs as it stands there, on environments and depth that a reader is supposed to have."""
 
-import re
-from pathlib import Path
-
-import pytest
 import torch
+from documents import blocks
 from fake_envs import vec_env, vector_env
 
-import defm_rl
-from defm_rl.encoders import depth_encoder, inference, zoo
-
-README = (Path(__file__).parent.parent / "README.md").read_text()
-BLOCKS = re.findall(r"^```python\n(.*?)^```$", README, flags=re.MULTILINE | re.DOTALL)
+BLOCKS = blocks("README.md")
 
 # Of RSL-RL, as its users have them.
 MODEL = {"class_name": "defm_rl.rsl_rl:DefmModel"}
@@ -23,18 +16,6 @@ SETTINGS = {
     "critic": MODEL,
     "algorithm": {"class_name": "PPO"},
 }
-
-
-@pytest.fixture
-def without_hub(monkeypatch):
-    """Random weights in the place of the published ones, and no traced graphs, for the sake of time."""
-
-    def load_random(name, weights="hub", **settings):
-        return zoo.load_encoder(name, "random")
-
-    monkeypatch.setattr(depth_encoder, "load_encoder", load_random)
-    monkeypatch.setattr(defm_rl, "load_encoder", load_random)
-    monkeypatch.setattr(inference, "_trace", lambda function, *size: function)
 
 
 def test_every_block_runs_after_those_before_it(without_hub):

@@ -17,7 +17,8 @@ from stable_baselines3.common.vec_env import VecFrameStack
 
 from defm_rl import DepthEncoder
 from defm_rl.depth import ScaleWarning
-from defm_rl.sb3 import DefmExtractor, EncoderAdam
+from defm_rl.fusion import DepthFusion
+from defm_rl.sb3 import DefmExtractor, EncoderAdam, FeatureProjection
 
 ALGORITHMS = [
     (PPO, PPO_SETTINGS),
@@ -272,10 +273,24 @@ def test_depth_reaches_the_encoder_as_it_is(monkeypatch):
     np.testing.assert_array_equal(seen[0].numpy(), observation["depth"][:, 0])
 
 
-def test_an_image_that_would_be_flattened_is_refused():
-    space = spaces.Dict(depth=spaces.Box(0, 100, (1, 32, 32)), rgb=spaces.Box(0, 255, (3, 32, 32), np.uint8))
-    with pytest.raises(ValueError, match="rgb"):
-        DefmExtractor(space, **ENCODER)
+@pytest.mark.parametrize(
+    "image",
+    [
+        spaces.Box(0, 255, (3, 32, 32), np.uint8),
+        spaces.Box(0, 1, (32, 32, 3)),
+        spaces.Box(0, 65535, (32, 32), np.uint16),
+        spaces.Box(0, 100, (4, 32, 32)),
+    ],
+)
+def test_an_image_that_would_be_flattened_is_refused(image):
+    depth, features = spaces.Box(0, 100, (1, 32, 32)), spaces.Box(-5, 5, (8,), np.float16)
+    for make in (
+        lambda: DefmExtractor(spaces.Dict(depth=depth, other=image), depth_keys=["depth"], **ENCODER),
+        lambda: DepthFusion(spaces.Dict(depth=depth, other=image), ENCODER, ["depth"]),
+        lambda: FeatureProjection(spaces.Dict(depth=features, other=image)),
+    ):
+        with pytest.raises(ValueError, match="'other' is an image"):
+            make()
 
 
 def test_padding_of_recurrent_sequences_is_encoded_once(monkeypatch):
