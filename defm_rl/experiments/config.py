@@ -97,6 +97,31 @@ class IsaaclabNavigationEnvConfig(EnvConfig):
 
 
 @dataclass
+class GymnasiumEnvConfig(EnvConfig):
+    """Any environment that gymnasium knows by its id: `Name-v0`, or `package:Name-v0` where importing registers it."""
+
+    simulator: ClassVar[str] = "gymnasium"
+
+    num_envs: int = 8
+    kwargs: dict[str, Any] = field(default_factory=dict)  # for the environment
+    vectorize: str = (
+        "auto"  # sync, async: copies of it, in one process or in several; own: by itself; auto: sync if it can
+    )
+    max_episode_steps: int | None = None  # null: the environment's
+    depth_keys: list[str] | None = None  # observations that are depth, nested ones as a/b/c; null: what looks like it
+    depth_unit: Any = "m"  # m, mm, or metres per count
+    max_depth_m: float | None = None  # beyond this a pixel is a hole
+    near: float | None = None  # metres to the near plane of a z-buffer from 0 to 1, which is then converted
+    far: float | None = None  # and to its far plane
+    render_depth: bool = False  # depth is what the environment renders as render_mode=depth_array
+    success_key: str | None = None  # in the last info; null: success or is_success; without any, reward is the measure
+    measures: list[str] = field(default_factory=list)  # other numbers of the last info to report
+    step_s: float | None = None  # seconds between two actions; null: the environment's dt
+    horizontal_fov_deg: float | None = None  # of the depth cameras
+    sensor: str = "ideal"  # the depth camera that policies see with, in training and evaluation; docs/sensors.md
+
+
+@dataclass
 class EncoderConfig:
     """What stands between the depth image and the policy."""
 
@@ -113,7 +138,9 @@ class EncoderConfig:
     trainable: Any = field(default_factory=list)  # stages to train, or all; empty: frozen, encoded once per frame
     learning_rate_scale: float = 0.1  # of the encoder's learning rate to the policy's, where it is trained
     latent_dim: int = 64  # the features are projected to this many before they meet the state
-    cameras: list[str] = field(default_factory=lambda: ["depth"])  # the depth images that the policy sees
+    cameras: list[str] | None = (
+        None  # the depth images that the policy sees; null: depth, or all that others' tasks have
+    )
     standardize: bool = True  # running standardization of the features, clipped at 5 deviations
 
     def __post_init__(self) -> None:
@@ -134,7 +161,9 @@ class AlgoConfig:
     learning_rate: float = 3e-4
     final_learning_rate_share: float = 1.0  # the learning rate falls linearly to this share of its start
     net_arch: list[int] = field(default_factory=lambda: [64, 64])
-    observations: list[str] = field(default_factory=lambda: ["state"])  # what the policy knows besides depth
+    observations: list[str] | None = (
+        None  # what the policy knows besides depth; null: state, or all vectors of others' tasks
+    )
 
 
 @dataclass
@@ -249,7 +278,13 @@ class Config:
 
 GROUPS = ("env", "encoder", "algo", "logger")
 _SCHEMAS: dict[str, tuple[type, ...]] = {
-    "env": (NavigationEnvConfig, LocomotionEnvConfig, ManipulationEnvConfig, IsaaclabNavigationEnvConfig),
+    "env": (
+        NavigationEnvConfig,
+        LocomotionEnvConfig,
+        ManipulationEnvConfig,
+        IsaaclabNavigationEnvConfig,
+        GymnasiumEnvConfig,
+    ),
     "encoder": (EncoderConfig,),
     "algo": (PPOConfig, SACConfig, RslPPOConfig, DistillationConfig),
     "logger": (LoggerConfig,),
@@ -284,9 +319,12 @@ def schema_of(group: str, values: Mapping[str, Any]) -> type:
         return schemas[0]
     key = {"env": "id", "algo": "name"}[group]
     by_name: dict[str, type] = {getattr(schema, key): schema for schema in schemas}
-    if values.get(key) not in by_name:
-        raise ConfigError(_not_ours(group, key, values.get(key), by_name))
-    return by_name[values[key]]
+    if values.get(key) in by_name:
+        return by_name[values[key]]
+    for schema in schemas:  # one for whatever others have made has no name of its own
+        if getattr(schema, key) == MISSING and values.keys() <= {entry.name for entry in dataclasses.fields(schema)}:
+            return schema
+    raise ConfigError(_not_ours(group, key, values.get(key), by_name))
 
 
 def _not_ours(group: str, key: str, value: Any, known: Mapping[str, type]) -> str:

@@ -73,12 +73,14 @@ def settle_weights(config: EncoderConfig, image_size: tuple[int, int] | None) ->
 
 def camera_keys(config: EncoderConfig) -> tuple[str, ...]:
     """The depth images that the policy sees; none where it is blind."""
-    return () if config.kind == "blind" else tuple(config.cameras)
+    if config.kind == "blind":
+        return ()
+    return ("depth",) if config.cameras is None else tuple(config.cameras)
 
 
 def policy_keys(encoder: EncoderConfig, algo: AlgoConfig) -> tuple[str, ...]:
     """All observations that the policy sees: depth, and vectors such as the state."""
-    return (*camera_keys(encoder), *algo.observations)
+    return (*camera_keys(encoder), *(("state",) if algo.observations is None else algo.observations))
 
 
 def training_seed(seed: int, steps: int = 0) -> int:

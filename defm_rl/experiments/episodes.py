@@ -20,8 +20,8 @@ class Episode:
     """How one episode went."""
 
     layout: int  # its number
-    success: bool
-    failure: str  # "" on success, else why not: "collision", "timeout", "fall", ...
+    success: bool | None  # None: the task does not know
+    failure: str  # "" where there is none, else why not: "collision", "timeout", "fall", ...
     steps: int
     reward: float
     measures: dict[str, float] = field(default_factory=dict)
@@ -72,7 +72,7 @@ class WatchEpisodes(VectorWrapper):
         self._steps[index], self._rewards[index] = 0, 0.0
         return Episode(
             layout=int(info["layout_seed"][index]),
-            success=bool(info["success"][index]),
+            success=bool(info["success"][index]) if "success" in info else None,
             failure=str(info["failure"][index]),
             steps=steps,
             reward=reward,

@@ -77,8 +77,9 @@ def evaluate(
 def summarize(episodes: Sequence[Episode]) -> dict[str, Any]:
     """The figures of an evaluation, each with its 95 % interval; why episodes failed, by failure."""
     failures = sorted({episode.failure for episode in episodes if episode.failure})
+    successes = [episode.success for episode in episodes if episode.success is not None]
     figures: dict[str, Any] = {
-        "success_rate": statistics.rate([episode.success for episode in episodes]),
+        **({"success_rate": statistics.rate(successes)} if successes else {}),
         "failures": {name: statistics.rate([episode.failure == name for episode in episodes]) for name in failures},
         "steps": statistics.mean([episode.steps for episode in episodes]),
         "reward": statistics.mean([episode.reward for episode in episodes]),
@@ -113,7 +114,7 @@ def read_episodes(path: Path) -> list[Episode]:
     return [
         Episode(
             layout=int(row["layout"]),
-            success=row["success"] == "True",
+            success=row["success"] == "True" if row["success"] else None,
             failure=row["failure"],
             steps=int(row["steps"]),
             reward=float(row["reward"]),
@@ -129,13 +130,16 @@ def _number(text: str) -> float:
 
 def describe(figures: dict[str, Any]) -> str:
     """One line for people."""
-    success = figures["success_rate"]
-    parts = [f"success {success['mean']:.1%} (95 % interval {success['low']:.1%} to {success['high']:.1%})"]
+    reward = figures["reward"]
+    parts = [f"reward {reward['mean']:.4g} (95 % interval {reward['low']:.4g} to {reward['high']:.4g})"]
+    if "success_rate" in figures:
+        success = figures["success_rate"]
+        parts = [f"success {success['mean']:.1%} (95 % interval {success['low']:.1%} to {success['high']:.1%})"]
     if "spl" in figures:
         spl = figures["spl"]
         parts.append(f"SPL {spl['mean']:.3f} ({spl['low']:.3f} to {spl['high']:.3f})")
     parts += [f"{name} {share['mean']:.1%}" for name, share in figures["failures"].items()]
-    return ", ".join([*parts, f"{success['episodes']} episodes"])
+    return ", ".join([*parts, f"{reward['episodes']} episodes"])
 
 
 def load(run: Run) -> tuple[Config, Policy, DepthEncoder | None]:

@@ -68,6 +68,7 @@ def _run(arguments: Sequence[str]) -> list[str]:
     names = settings.sensor_names(chosen.sensors)
     settings.at_least(frames=(chosen.frames, scenes.MIN_FRAMES))
     config = to_config(compose_config(others))
+    make_task(config.env).settle(config)
     if config.encoder.kind != "defm":
         raise ConfigError(f"encoder={config.encoder.kind} has no features to compare: name a DeFM encoder.")
     real, source = None, None

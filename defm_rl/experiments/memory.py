@@ -118,6 +118,7 @@ def estimate_training(config: Config, device: str | None = None) -> TrainingMemo
     algo = config.algo
     if not isinstance(algo, PPOConfig | SACConfig):
         raise ConfigError(f"algo={algo.name}: memory is estimated for algo=ppo and algo=sac only.")
+    make_task(config.env).settle(config)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     with threads_put_back():
         model, encoder = _small_training(config)

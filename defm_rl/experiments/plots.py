@@ -28,25 +28,33 @@ def read_history(run: Run) -> dict[str, np.ndarray]:
 
 
 def learning_curves(groups: Mapping[str, Sequence[Run]], path: Path) -> None:
-    """Success over environment steps: one line per run, one colour and one label per group.
+    """Success over environment steps, or reward where a task knows of no success.
+
+    One line per run, one colour and one label per group.
 
     Args:
         groups: Runs with a history, by label. An empty label is not written.
         path: The picture to write.
     """
     figure, axes = plt.subplots(figsize=(6.4, 3.6), dpi=150)
+    succeeds = all(
+        "success_rate" in read_history(run) or not read_history(run) for runs in groups.values() for run in runs
+    )
     for (label, runs), colour in zip(groups.items(), itertools.cycle(COLOURS), strict=False):
         ends = []
         for history in filter(None, map(read_history, runs)):
-            steps, success = history["steps"] / 1000, 100 * history["success_rate"]
-            axes.plot(steps, success, color=colour, linewidth=1.8, alpha=0.9)
-            ends.append((steps[-1], success[-1]))
+            steps = history["steps"] / 1000
+            reached = 100 * history["success_rate"] if succeeds else history["episode_reward"]
+            axes.plot(steps, reached, color=colour, linewidth=1.8, alpha=0.9)
+            ends.append((steps[-1], reached[-1]))
         if label and ends:
             # Labels at the lines' ends need no legend to be looked up in.
             axes.annotate(
                 label, np.max(ends, axis=0), (6, 0), textcoords="offset points", color=colour, va="center", fontsize=9
             )
-    axes.set(xlabel="environment steps (thousands)", ylabel="success of the last 200 episodes (%)", ylim=(-2, 102))
+    axes.set(xlabel="environment steps (thousands)", ylabel="reward of the last 200 episodes")
+    if succeeds:
+        axes.set(ylabel="success of the last 200 episodes (%)", ylim=(-2, 102))
     axes.set_xlim(left=0)
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)

@@ -110,7 +110,9 @@ class Progress:
         if self._episodes.recent and (steps >= self._next_row or steps >= self.total_steps):
             self._next_row = steps + self.total_steps / MOST_ROWS
             figures = _averages(self._episodes.recent)
-            self._bar.set_postfix(success=f"{figures['success_rate']:.0%}", refresh=False)
+            known = "success_rate" in figures
+            shown = f"{figures['success_rate']:.0%}" if known else f"{figures['episode_reward']:.3g}"
+            self._bar.set_postfix({"success" if known else "reward": shown}, refresh=False)
             self._write({"steps": steps, "seconds": round(self.seconds, 1)}, figures)
             self.curves.log({f"rollout/{name}": value for name, value in figures.items()}, steps)
         if steps >= self._next_save:
@@ -135,8 +137,9 @@ def _averages(episodes: Sequence[Episode]) -> dict[str, float]:
     """The columns of the history beside steps and seconds."""
     first = episodes[0].measures
     measures = {name: _mean([episode.measures[name] for episode in episodes]) for name in first}
+    successes = [episode.success for episode in episodes if episode.success is not None]
     return {
-        "success_rate": float(np.mean([episode.success for episode in episodes])),
+        **({"success_rate": float(np.mean(successes))} if successes else {}),
         "episode_reward": float(np.mean([episode.reward for episode in episodes])),
         "episode_steps": float(np.mean([episode.steps for episode in episodes])),
         **{f"{name}_rate" if isinstance(first[name], bool) else name: value for name, value in measures.items()},

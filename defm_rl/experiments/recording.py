@@ -12,11 +12,10 @@ from numpy.typing import NDArray
 
 from defm_rl.envs.layouts import Layout
 from defm_rl.experiments.config import Config
-from defm_rl.experiments.environments import policy_keys
+from defm_rl.experiments.environments import camera_keys, policy_keys
 from defm_rl.experiments.episodes import Episode
 from defm_rl.experiments.tasks import Ability, Map, make_task
 
-DEPTH = "depth"  # the camera whose images are shown
 FRAME_S = 0.1  # of simulated time between two frames at least: faster tasks are not filmed at every step
 _SHRINK = 2  # pictures are kept at this fraction of what the task renders
 
@@ -125,5 +124,6 @@ def filmed(config: Config, layouts: Sequence[int], **kwargs: Any) -> Camera:
     task.require(Ability.FILMS)
     seen = policy_keys(config.encoder, config.algo)
     settings = {"num_envs": len(layouts), **kwargs}
-    env = task.make((DEPTH, *seen), layouts=layouts, pictures=True, **settings)
-    return Camera(env, task.map(env), task.step_s or FRAME_S, DEPTH, seen)
+    depth = (*camera_keys(config.encoder), *task.cameras)[0]
+    env = task.make((depth, *seen), layouts=layouts, pictures=True, **settings)
+    return Camera(env, task.map(env), task.step_s or FRAME_S, depth, seen)

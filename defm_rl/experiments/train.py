@@ -69,6 +69,8 @@ def _train(config: Config, run: Run, overrides: Sequence[str]) -> dict[str, Any]
     started = time.perf_counter()
     task = make_task(config.env)
     task.check(config)
+    with refused_settings():
+        task.settle(config)
     former = _former(config, run, overrides) if config.resume else None
     with refused_settings():
         encoder = environments.settle_weights(config.encoder, task.depth_size(config.encoder))
@@ -220,7 +222,7 @@ def _start_wandb(config: Config, run: Run, former: dict[str, Any] | None) -> Any
 
 @hydra.main(version_base="1.3", config_path=f"pkg://{CONF_MODULE}", config_name="config")
 def _job(composed: DictConfig) -> float:
-    """One job of Hydra's: a run, or one of a sweep. Returns the success rate, which a sweep may maximize."""
+    """One job of Hydra's: a run, or one of a sweep. Returns what a sweep may maximize: success, else the reward."""
     logging.captureWarnings(True)
     job = HydraConfig.get()
     run = Run(Path(composed.resume or job.runtime.output_dir))
@@ -253,7 +255,7 @@ def _job(composed: DictConfig) -> float:
     pictures = [run.folder / name for name in ("episodes.gif", "learning_curve.png")]
     shown = " and ".join(os.path.relpath(picture) for picture in pictures if picture.exists())
     _logger.info("%.0f s altogether. Look at %s", metrics["training"]["total_s"], shown)
-    return float(evaluation["success_rate"]["mean"])
+    return float(evaluation.get("success_rate", evaluation["reward"])["mean"])
 
 
 def with_resumed(arguments: Sequence[str]) -> list[str]:

@@ -172,17 +172,21 @@ def learning_curves(arms: Sequence[Arm]) -> str | None:
     histories = [[plots.read_history(run) for run in arm.runs] for arm in arms]
     if not any(history for runs in histories for history in runs):
         return None
+    succeeds = all("success_rate" in history for runs in histories for history in runs if history)
+    column = "success_rate" if succeeds else "episode_reward"
 
     def draw(axes: Axes) -> None:
         for arm, runs, colour in zip(arms, histories, itertools.cycle(COLOURS), strict=False):
             label: str | None = arm.name
             for history in filter(None, runs):
-                axes.plot(history["steps"], history["success_rate"], color=colour, lw=1.5, alpha=0.85, label=label)
+                axes.plot(history["steps"], history[column], color=colour, lw=1.5, alpha=0.85, label=label)
                 label = None
-        axes.set(ylim=(-0.02, 1.02), xlabel="environment steps", ylabel="success, last 200 episodes")
+        axes.set(xlabel="environment steps", ylabel=f"{'success' if succeeds else 'reward'}, last 200 episodes")
         axes.set_xlim(left=0)
         axes.xaxis.set_major_formatter(matplotlib.ticker.EngFormatter(sep=""))
-        axes.yaxis.set_major_formatter(matplotlib.ticker.PercentFormatter(1, decimals=0))
+        if succeeds:
+            axes.set(ylim=(-0.02, 1.02))
+            axes.yaxis.set_major_formatter(matplotlib.ticker.PercentFormatter(1, decimals=0))
         _legend_above(axes)
 
     return _svg(draw, (5.6, 3.4), "curves")

@@ -45,7 +45,7 @@ def film(
     recordings: dict[bool, list[Recording]] = {True: [], False: []}
     for recording in _record(config, policy, encoder, options, sensor):
         assert recording.outcome is not None
-        recordings[recording.outcome.success].append(recording)
+        recordings[recording.outcome.success is not False].append(recording)
     clips = []
     for recording in (*recordings[True][:count], *recordings[False][:count]):
         outcome = recording.outcome

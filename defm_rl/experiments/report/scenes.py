@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from defm_rl.depth import Unit
 from defm_rl.encoders import DepthEncoder
 from defm_rl.experiments.config import Config, ConfigError
+from defm_rl.experiments.environments import camera_keys
 from defm_rl.experiments.report.features import Gap, feature_gap, nearest_to_recorded
 from defm_rl.experiments.report.recorded import load_recorded
 from defm_rl.experiments.tasks import IDEAL, Ability, make_task
@@ -61,7 +62,7 @@ def scene_frames(config: Config, frames: int, first_layout: int) -> NDArray[np.f
     """
     if frames < MIN_FRAMES:
         raise ConfigError(f"frames must be at least {MIN_FRAMES}, got {frames}.")
-    camera = config.encoder.cameras[0]
+    camera = camera_keys(config.encoder)[0]
     num_envs = min(_ENVS, frames)
     layouts = range(first_layout, first_layout + frames)
     task = make_task(config.env)
@@ -87,7 +88,7 @@ def recorded_frames(
     Raises:
         ConfigError: Where there is none that can be read.
     """
-    camera = make_task(config.env).cameras[config.encoder.cameras[0]]
+    camera = make_task(config.env).cameras[camera_keys(config.encoder)[0]]
     size = camera.height, camera.width
     found = load_recorded(Path(path), size, unit=unit, max_depth_m=max_depth_m, limit=limit)
     if len(found.frames) < 2:

@@ -27,14 +27,16 @@ def summarize(results: Results, arms: Sequence[Arm], sensors: Sequence[str], mea
         results: The finished cells.
         arms: The policies, in the order of the report.
         sensors: The sensors, in the order of the report.
-        measure: "success", or one of the task's own measures.
+        measure: "success", or one of the task's own measures. Where a task knows of no success, it is the reward.
 
     Raises:
         ConfigError: Where a task does not report this measure.
     """
-    for cells in results.values():
-        for _, episodes in cells:
-            _check_measure(episodes, measure)
+    everything = [episodes for cells in results.values() for _, episodes in cells]
+    if measure == "success" and any(episode.success is None for episodes in everything for episode in episodes):
+        measure = "reward"  # all that such a task tells
+    for episodes in everything:
+        _check_measure(episodes, measure)
     return {
         "measure": measure,
         "sensors": list(sensors),
@@ -136,10 +138,11 @@ def _seen(
         "figure": _figure([values(episodes, measure) for _, episodes in cells], rate=_is_rate(everything, measure)),
         "by_run": {str(cell.run.folder): float(values(episodes, measure).mean()) for cell, episodes in cells},
         "drop": _drop(cells, trained, measure),
-        "failures": dict(Counter(episode.failure for episode in everything if not episode.success).most_common()),
+        "failures": dict(Counter(episode.failure for episode in everything if episode.failure).most_common()),
         "means": {
             name: _mean_of_those_that_have_it(values(everything, name))
             for name in ("success", *everything[0].measures, "steps", "reward")
+            if name != "success" or everything[0].success is not None
         },
     }
 

@@ -108,6 +108,13 @@ class Task(ABC, Generic[Env]):
         sizes = {(known[key].height, known[key].width) for key in camera_keys(encoder) if key in known}
         return sizes.pop() if len(sizes) == 1 else None
 
+    def settle(self, config: Config) -> None:
+        """Fills in what a configuration leaves to the task: which cameras and vectors the policy sees.
+
+        Raises:
+            ConfigError: Where the task does not have what the configuration names.
+        """
+
     def check(self, config: Config) -> None:
         """Holds an experiment against what its task can do, before anything is begun.
 

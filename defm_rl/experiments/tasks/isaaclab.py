@@ -10,7 +10,7 @@ from gymnasium.vector import VectorEnv
 
 from defm_rl.encoders import DepthEncoder
 from defm_rl.experiments.config import Config, ConfigError, EncoderConfig, IsaaclabNavigationEnvConfig, RslRlConfig
-from defm_rl.experiments.environments import encoder_kwargs, sees_features
+from defm_rl.experiments.environments import camera_keys, encoder_kwargs, sees_features
 from defm_rl.experiments.quiet import quiet
 from defm_rl.experiments.tasks.base import IDEAL, Ability, DepthCamera, Task
 
@@ -52,7 +52,7 @@ class IsaaclabNavigation(Task[IsaaclabNavigationEnvConfig]):
             )
         if not isinstance(config.algo, RslRlConfig):
             raise ConfigError(f"algo={config.algo.name} does not train Isaac Lab's tasks here: choose algo=rsl_ppo.")
-        if config.encoder.kind != "blind" and list(config.encoder.cameras) != [_DEPTH]:
+        if camera_keys(config.encoder) not in ((), (_DEPTH,)):
             raise ConfigError(f"encoder.cameras={config.encoder.cameras}: the task has one camera, [{_DEPTH}].")
         for name, value in (
             ("max_episode_steps", self.config.max_episode_steps),

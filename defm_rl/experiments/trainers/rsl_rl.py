@@ -78,7 +78,7 @@ class Teacher:
         saved = (run.checkpoint / _MODEL).read_bytes()
         state = torch.load(io.BytesIO(saved), map_location="cpu")["actor_state_dict"]
         sha256 = hashlib.sha256(saved).hexdigest()
-        return cls(str(run.folder), sha256, list(its.algo.observations), actor_settings(its), state)
+        return cls(str(run.folder), sha256, list(policy_keys(its.encoder, its.algo)), actor_settings(its), state)
 
     @classmethod
     def of_checkpoint(cls, checkpoint: Path) -> "Teacher":

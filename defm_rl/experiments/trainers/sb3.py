@@ -19,7 +19,7 @@ from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 from torch import Tensor, nn
 
 from defm_rl.experiments.config import Config, EncoderConfig, PPOConfig, SACConfig
-from defm_rl.experiments.environments import encoder_kwargs, policy_keys, trainable_stages, training_seed
+from defm_rl.experiments.environments import camera_keys, encoder_kwargs, policy_keys, trainable_stages, training_seed
 from defm_rl.experiments.episodes import Observations, WatchEpisodes
 from defm_rl.experiments.networks import DepthCnn
 from defm_rl.experiments.progress import Curves, Progress
@@ -183,7 +183,7 @@ def standardize(env: VecEnv, config: EncoderConfig, statistics: Path | None = No
         return env
     if statistics is not None:
         return VecNormalizeFeatures.load(str(statistics), env)
-    return VecNormalizeFeatures(env, norm_obs_keys=list(config.cameras), norm_reward=False, clip_obs=FEATURE_CLIP)
+    return VecNormalizeFeatures(env, norm_obs_keys=list(camera_keys(config)), norm_reward=False, clip_obs=FEATURE_CLIP)
 
 
 def extractor(config: EncoderConfig, image_size: tuple[int, int] | None) -> dict[str, Any]:
@@ -191,7 +191,7 @@ def extractor(config: EncoderConfig, image_size: tuple[int, int] | None) -> dict
     if config.kind == "cnn":
         return {
             "features_extractor_class": ScratchCnn,
-            "features_extractor_kwargs": {"latent_dim": config.latent_dim, "depth_keys": list(config.cameras)},
+            "features_extractor_kwargs": {"latent_dim": config.latent_dim, "depth_keys": list(camera_keys(config))},
         }
     if config.kind == "defm" and config.trainable:
         return {
@@ -200,7 +200,7 @@ def extractor(config: EncoderConfig, image_size: tuple[int, int] | None) -> dict
                 **encoder_kwargs(config),
                 "image_size": image_size,
                 "trainable": trainable_stages(config),
-                "depth_keys": list(config.cameras),
+                "depth_keys": list(camera_keys(config)),
                 "latent_dim": config.latent_dim,
             },
             "optimizer_class": EncoderAdam,

@@ -1,0 +1,259 @@
+"""Any environment that gymnasium knows: a single one, vectorized here, or one that is vectorized by itself."""
+
+import dataclasses
+import functools
+import importlib
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+from gymnasium.envs.registration import EnvSpec
+from gymnasium.error import Error as GymnasiumError
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
+
+from defm_rl.experiments.config import Config, ConfigError, GymnasiumEnvConfig, suggest
+from defm_rl.experiments.tasks.adapted import Adapted, NumberedEpisodes, Observed, ZBuffer, at, leaves
+from defm_rl.experiments.tasks.base import IDEAL, Ability, DepthCamera, Task
+from defm_rl.gymnasium import SimulateSensor
+from defm_rl.observations import ONLY_KEY
+from defm_rl.sensors import make_sensor
+
+VECTORIZATIONS = ("auto", "sync", "async", "own")
+
+
+class GymnasiumTask(Task[GymnasiumEnvConfig]):
+    """An environment that somebody else wrote."""
+
+    @property
+    def lacks(self) -> Mapping[Ability, str]:  # type: ignore[override]
+        """Films, where it does not render."""
+        if self.config.render_depth:
+            return {Ability.FILMS: "it renders its depth (env.render_depth), so that it cannot be filmed."}
+        if not self.cameras:
+            return {Ability.FILMS: "it gives no depth that a film could show."}
+        if not self._probe.pictures:
+            return {Ability.FILMS: "it has no render_mode 'rgb_array', so that it cannot be filmed."}
+        return {}
+
+    @property
+    def sensor(self) -> str:
+        """The configuration's."""
+        return self.config.sensor
+
+    @property
+    def step_s(self) -> float | None:
+        """The configuration's, or the `dt` of the environment."""
+        return self.config.step_s or self._probe.step_s
+
+    @property
+    def cameras(self) -> Mapping[str, DepthCamera]:
+        """What `env.depth_keys` names, or looks like depth."""
+        fov = self.config.horizontal_fov_deg
+        return {key: DepthCamera(*size, fov) for key, size in self._probe.observed.sizes.items()}
+
+    @property
+    def vectors(self) -> tuple[str, ...]:
+        """The observations that are vectors."""
+        return self._probe.observed.vectors
+
+    def settle(self, config: Config) -> None:
+        """Fills in which cameras and vectors the policy sees, where that is left to the task: all.
+
+        Raises:
+            ConfigError: Where there are none, or the environment cannot be made.
+        """
+        if config.encoder.cameras is None:
+            config.encoder.cameras = list(self.cameras)
+        if config.encoder.kind != "blind" and not config.encoder.cameras:
+            raise ConfigError(
+                f"{self.config.id} gives no depth: its observations are {self._probe.described}. Name what is depth in "
+                "env.depth_keys, have it drawn by the environment (env.render_depth=true, where its render_mode can be "
+                "'depth_array'), or train without (encoder=blind)."
+            )
+        if config.algo.observations is None:
+            config.algo.observations = list(self.vectors)
+        known = (*self.cameras, *self.vectors)
+        for name, chosen in (
+            ("encoder.cameras", config.encoder.cameras),
+            ("algo.observations", config.algo.observations),
+        ):
+            for key in chosen:
+                if key not in known and not (name == "encoder.cameras" and config.encoder.kind == "blind"):
+                    raise ConfigError(
+                        f"{name}: {self.config.id} gives no {key!r}.{suggest(key, known)} It gives "
+                        f"{self._probe.described}."
+                    )
+
+    def check(self, config: Config) -> None:
+        """Raises a ConfigError for settings that do not go together."""
+        if self.config.num_envs < 1:
+            raise ConfigError(f"env.num_envs must be at least 1, got {self.config.num_envs}.")
+        self._probe  # noqa: B018  asks the environment, which says what is wrong
+        make_sensor(self.config.sensor)
+
+    def make(
+        self,
+        observations: Sequence[str],
+        *,
+        num_envs: int | None = None,
+        seed: int = 0,
+        layouts: Sequence[int] = (),
+        sensor: str | None = None,
+        renderer: str | None = None,
+        pictures: bool = False,
+    ) -> VectorEnv[Any, Any, Any]:
+        """See `Task.make`."""
+        if renderer not in (None, "auto"):
+            raise ConfigError(f"renderer={renderer}: {self.config.id} draws its depth by itself.")
+        if pictures:
+            self.require(Ability.FILMS)
+        sensor = self.sensor if sensor is None else sensor
+        make_sensor(sensor)
+        number = num_envs or self.config.num_envs
+        env = vectorized(self.config, number, list(layouts), "rgb_array" if pictures else None)
+        observed = self._probe.observed
+        adapted = Adapted(env, observed, observations, self.config.success_key, self.config.measures, list(layouts))
+        cameras = [key for key in observed.sizes if key in adapted.keys]
+        if sensor == IDEAL or not cameras:
+            return adapted
+        return SimulateSensor(
+            adapted,
+            sensor,
+            depth_keys=cameras,
+            step_s=self.step_s,
+            horizontal_fov_deg=self.config.horizontal_fov_deg,
+            seed=seed,
+        )
+
+    @property
+    def _probe(self) -> "_Probe":
+        return _probe(json.dumps(dataclasses.asdict(self.config), sort_keys=True))
+
+
+make_task = GymnasiumTask
+
+
+@dataclasses.dataclass(frozen=True)
+class _Probe:
+    """What one environment says of itself."""
+
+    observed: Observed
+    step_s: float | None
+    pictures: bool
+    described: str
+
+
+@functools.lru_cache(maxsize=8)
+def _probe(settings: str) -> _Probe:
+    """Asks one environment of the configuration that stands in JSON: it is made once, however often it is asked."""
+    config = GymnasiumEnvConfig(**json.loads(settings))
+    if (config.near is None) != (config.far is None):
+        raise ConfigError("env.near and env.far belong together: the planes of a z-buffer, in metres.")
+    env = vectorized(config, 1)
+    try:
+        z_buffer = None if config.near is None or config.far is None else ZBuffer(config.near, config.far)
+        observed = Observed.of(
+            env.single_observation_space,
+            config.depth_keys,
+            unit=config.depth_unit,
+            z_buffer=z_buffer,
+            max_depth_m=config.max_depth_m,
+        )
+        step_s = getattr(getattr(env, "envs", [env])[0].unwrapped, "dt", None)
+        pictures = "rgb_array" in env.metadata.get("render_modes", ())
+        described = ", ".join(f"{key} {space}" for key, space in observed.given.items())
+        return _Probe(observed, float(step_s) if isinstance(step_s, int | float) else None, pictures, described)
+    finally:
+        env.close()
+
+
+def specification(identifier: str) -> EnvSpec:
+    """What gymnasium has registered under "Name-v0", or under "package:Name-v0" once the package is imported.
+
+    Raises:
+        ConfigError: Where there is nothing.
+    """
+    module, colon, name = identifier.rpartition(":")
+    if colon:
+        try:
+            importlib.import_module(module)
+        except ImportError as error:
+            raise ConfigError(f"env.id={identifier}: the module {module!r} cannot be imported: {error}") from error
+    try:
+        return gymnasium.spec(name)
+    except GymnasiumError as error:
+        hint = "" if colon else " Where a package registers it on being imported, write env.id=package:Name-v0."
+        near = suggest(name, list(gymnasium.registry))
+        raise ConfigError(f"env.id={identifier}: gymnasium knows no such environment.{near}{hint}") from error
+
+
+def vectorized(
+    config: GymnasiumEnvConfig, num_envs: int, layouts: Sequence[int] = (), render_mode: str | None = None
+) -> VectorEnv[Any, Any, Any]:
+    """The environments as they are, with same-step autoreset.
+
+    Raises:
+        ConfigError: Where they cannot be made.
+    """
+    spec = specification(config.id)
+    if config.vectorize not in VECTORIZATIONS:
+        near = suggest(config.vectorize, VECTORIZATIONS)
+        raise ConfigError(f"env.vectorize={config.vectorize}: there is {', '.join(VECTORIZATIONS)}.{near}")
+    own = config.vectorize == "own" or (config.vectorize == "auto" and spec.entry_point is None)
+    if own and config.render_depth:
+        raise ConfigError("env.render_depth: an environment that is vectorized by itself has to observe its depth.")
+    kwargs = dict(config.kwargs)
+    if config.render_depth or render_mode is not None:
+        kwargs["render_mode"] = "depth_array" if config.render_depth else render_mode
+    if config.max_episode_steps is not None:
+        kwargs["max_episode_steps"] = config.max_episode_steps
+    try:
+        if own:
+            env = gymnasium.make_vec(spec, num_envs=num_envs, vectorization_mode="vector_entry_point", **kwargs)
+        else:
+            makers = [
+                functools.partial(_single, spec, kwargs, layouts[index::num_envs], config.render_depth)
+                for index in range(num_envs)
+            ]
+            kind = AsyncVectorEnv if config.vectorize == "async" else SyncVectorEnv
+            env = kind(makers, autoreset_mode=AutoresetMode.SAME_STEP)
+    except Exception as error:  # whatever the code of somebody else raises
+        raise ConfigError(f"{config.id} cannot be made: {type(error).__name__}: {error}") from error
+    mode = env.metadata.get("autoreset_mode")
+    if mode != AutoresetMode.SAME_STEP:
+        env.close()
+        raise ConfigError(
+            f"{config.id} is vectorized by itself with autoreset {getattr(mode, 'value', mode)!r}, but SameStep is "
+            "needed: set it in env.kwargs, or have the single environment vectorized here (env.vectorize=sync)."
+        )
+    return env
+
+
+def _single(
+    spec: EnvSpec, kwargs: Mapping[str, Any], seeds: Sequence[int], render_depth: bool
+) -> gymnasium.Env[Any, Any]:
+    env = gymnasium.make(spec, **kwargs)
+    return NumberedEpisodes(RenderedDepth(env) if render_depth else env, seeds)
+
+
+class RenderedDepth(gymnasium.ObservationWrapper[Any, Any, Any]):
+    """What `render()` draws in render_mode "depth_array" becomes the observation "depth" beside the others."""
+
+    def __init__(self, env: gymnasium.Env[Any, Any]) -> None:
+        super().__init__(env)
+        env.reset()
+        drawn = np.asarray(env.render())
+        if drawn.ndim != 2:
+            raise ConfigError(
+                f"env.render_depth: render() gave {drawn.shape} in render_mode 'depth_array', and not an image (H, W)."
+            )
+        box = spaces.Box(0.0, np.inf, drawn.shape, np.float32)
+        self.observation_space = spaces.Dict({**leaves(env.observation_space), ONLY_KEY: box})
+
+    def observation(self, observation: Any) -> dict[str, Any]:
+        """Adds the depth."""
+        seen = {key: at(observation, key) for key in leaves(self.env.observation_space)}
+        return {**seen, ONLY_KEY: np.asarray(self.env.render(), np.float32)}
