@@ -22,6 +22,9 @@ from defm_rl.envs import LocomotionConfig, ManipulationConfig, NavigationConfig
 
 CONF_MODULE = "defm_rl.experiments.conf"
 
+FREE = ("env.kwargs",)
+"""Keys that hold whatever the code of others takes, by names of its own."""
+
 
 @dataclass
 class EnvConfig:
@@ -345,10 +348,20 @@ def compose_config(overrides: Sequence[str]) -> DictConfig:
     GlobalHydra.instance().clear()
     with initialize_config_module(CONF_MODULE, version_base="1.3"):
         try:
-            config = compose("config", list(overrides))
+            config = compose("config", with_free_keys(overrides))
         except (HydraException, OmegaConfBaseException) as error:
             raise ConfigError(explain(error, overrides)) from error
     return config
+
+
+def is_free(key: str) -> bool:
+    """Whether a key is one of `FREE`, or stands below one, where any name may."""
+    return key in FREE or key.startswith(tuple(f"{free}." for free in FREE))
+
+
+def with_free_keys(overrides: Sequence[str]) -> list[str]:
+    """Overrides as Hydra takes them: `env.kwargs.size=3` adds a key, or changes the one there is."""
+    return [f"++{text}" if is_free(text.partition("=")[0]) else text for text in overrides]
 
 
 class ConfigError(ValueError):
@@ -383,7 +396,7 @@ def check_overrides(overrides: Sequence[str]) -> None:
         if override.is_hydra_override():
             continue
         key = override.key_or_group
-        if key not in keys:  # Hydra would add what begins with a plus sign
+        if key not in keys and not is_free(key):  # Hydra would add what begins with a plus sign
             raise ConfigError(f"{text!r}: there is no key {key!r}.{suggest(key, keys)}")
         if override.is_sweep_override() and not override.is_discrete_sweep():
             continue  # a sweeper's own syntax: it will check the values
@@ -408,7 +421,7 @@ def explain(error: Exception, overrides: Sequence[str]) -> str:
     for text in overrides:
         key, _, value = text.partition("=")
         key = key.lstrip("+~")
-        if key not in keys:
+        if key not in keys and not is_free(key):
             return f"{text!r}: there is no key {key!r}.{suggest(key, keys)}"
         if key in ("experiment", *_SCHEMAS):
             options = group_options(key)

@@ -10,12 +10,14 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from defm_rl.experiments.config import (
+    FREE,
     GROUPS,
     Config,
     ConfigError,
     compose_config,
     explain,
     group_options,
+    is_free,
     option_of,
     schema_of,
 )
@@ -58,7 +60,7 @@ def options_of(path: Path) -> list[str]:
 
 def flat(tree: Any, prefix: str = "") -> dict[str, Any]:
     """A nested dictionary by dotted keys."""
-    if not isinstance(tree, dict):
+    if not isinstance(tree, dict) or prefix in FREE:
         return {prefix: tree}
     return {
         key: leaf for name, part in tree.items() for key, leaf in flat(part, f"{prefix}.{name}".lstrip(".")).items()
@@ -101,6 +103,6 @@ def _apply(config: DictConfig, overrides: Sequence[str]) -> None:
             config[key] = compose_config([*named, text])[key]
             continue
         try:
-            OmegaConf.update(config, key, override.value(), merge=True)
+            OmegaConf.update(config, key, override.value(), merge=True, force_add=is_free(key))
         except OmegaConfBaseException as error:
             raise ConfigError(explain(error, [text])) from error

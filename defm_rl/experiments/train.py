@@ -24,6 +24,7 @@ from defm_rl.experiments.config import (
     check_overrides,
     refused_settings,
     register,
+    with_free_keys,
 )
 from defm_rl.experiments.episodes import WatchEpisodes
 from defm_rl.experiments.evaluation import (
@@ -291,7 +292,7 @@ def main(arguments: Sequence[str]) -> int:
     except USER_ERRORS as error:
         sys.stderr.write(f"defm-rl train: {error}\n")
         return 2
-    sys.argv = ["defm-rl train", *arguments]
+    sys.argv = ["defm-rl train", *with_free_keys(arguments)]
     try:
         _job()
     except SystemExit as end:  # Hydra's way, and ours, to end a job early

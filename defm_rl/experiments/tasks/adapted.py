@@ -16,7 +16,7 @@ from torch import Tensor
 from defm_rl.depth import MAX_DEPTH_M, as_depth
 from defm_rl.envs.core import DRAWN_LAYOUTS
 from defm_rl.experiments.config import ConfigError, suggest
-from defm_rl.observations import ONLY_KEY, DepthLayout, depth_layouts
+from defm_rl.observations import DepthLayout, as_tensor, depth_layouts, leaves
 
 STATE = "state"  # the key of an observation that is one vector
 SUCCESS_KEYS = ("success", "is_success")
@@ -76,7 +76,7 @@ class Observed:
         Raises:
             ConfigError: For keys that are not there, or cannot be depth.
         """
-        by_key = leaves(space)
+        by_key = parts_of(space)
         try:
             layouts = depth_layouts(spaces.Dict(by_key), depth_keys) if depth_keys is not None else _looks_like(by_key)
         except ValueError as error:
@@ -119,7 +119,7 @@ class Observed:
             batch = batch.reshape(len(batch), -1)
             return batch.astype(np.float32) if is_array else batch.float()
         layout = self.layouts[key]
-        tensor = torch.from_numpy(np.require(batch, batch.dtype.newbyteorder("="), ["C", "W"])) if is_array else batch
+        tensor = as_tensor(batch)
         images = layout.images(tensor)
         if self.z_buffer is not None:
             images = self.z_buffer.metres(images)
@@ -267,6 +267,8 @@ class Adapted(VectorWrapper):
         index = np.flatnonzero(ended)
         last: dict[str, Any] = {"layout_seed": self._numbers(info), "steps": self._steps.copy()}
         success = next((x for key in self._success_keys if (x := _known(info, key, index)) is not None), None)
+        if success is None and self._success_keys != SUCCESS_KEYS:
+            raise self._missing("env.success_key", self._success_keys[0], info)
         if success is None:
             last["failure"] = np.full(self.num_envs, "")
         else:
@@ -275,10 +277,7 @@ class Adapted(VectorWrapper):
         for name in self._measures:
             values = _known(info, name, index)
             if values is None:
-                raise ConfigError(
-                    f"env.measures: the last infos hold no {name!r}. There is: "
-                    f"{', '.join(key for key in info if not key.startswith('_'))}."
-                )
+                raise self._missing("env.measures", name, info)
             last[name] = values
         passed = {"final_info": last, "_final_info": ended}
         final = infos.get("final_obs", infos.get("final_observation"))
@@ -286,6 +285,13 @@ class Adapted(VectorWrapper):
             passed["final_obs"] = self._last_observations(final, index)
             passed["_final_obs"] = ended
         return passed
+
+    @staticmethod
+    def _missing(setting: str, name: str, info: Mapping[str, Any]) -> ConfigError:
+        known = [key for key in info if not key.startswith("_") and key != "layout_seed"]
+        return ConfigError(
+            f"{setting}: the last infos hold no {name!r}.{suggest(name, known)} There is: {', '.join(known)}."
+        )
 
     def _numbers(self, info: Mapping[str, Any]) -> NDArray[np.int64]:
         if "layout_seed" in info:
@@ -297,31 +303,23 @@ class Adapted(VectorWrapper):
         """One dict an environment whose episode has ended, as gymnasium's own vector environments give them."""
         last = np.full(self.num_envs, None, dtype=object)
         for i in index:
-            single = final[i] if isinstance(final, np.ndarray | list) else None
-            batch = {
-                key: (
-                    at(single, key)[None]
-                    if single is not None and not np.isscalar(at(single, key))
-                    else np.asarray([at(single, key)])
-                    if single is not None
-                    else at(final, key)[i : i + 1]
-                )
-                for key in self.keys
-            }
-            last[i] = {key: self._observed.convert(key, value)[0] for key, value in batch.items()}
+            last[i] = {key: self._observed.convert(key, _row(final, key, i))[0] for key in self.keys}
         return last
 
 
-def leaves(space: spaces.Space[Any], path: str = "") -> dict[str, spaces.Space[Any]]:
+def _row(final: Any, key: str, index: int) -> Any:
+    """An environment's last observation as a batch of one, out of a batch or of single ones, a dict for each."""
+    if isinstance(final, Mapping | Tensor):
+        return at(final, key)[index : index + 1]
+    value = at(final[index], key)
+    return value[None] if isinstance(value, Tensor) else np.asarray(value)[None]
+
+
+def parts_of(space: spaces.Space[Any]) -> dict[str, spaces.Space[Any]]:
     """The spaces inside a space by their paths; of a single one by "depth" where it is an image, else by "state"."""
-    if isinstance(space, spaces.Dict):
-        found: dict[str, spaces.Space[Any]] = {}
-        for key, part in space.spaces.items():
-            found.update(leaves(part, f"{path}/{key}" if path else str(key)))
-        return found
-    if path:
-        return {path: space}
-    return {ONLY_KEY if len(space.shape or ()) > 1 else STATE: space}
+    if not isinstance(space, spaces.Dict) and len(space.shape or ()) <= 1:
+        return {STATE: space}
+    return leaves(space)
 
 
 def _looks_like(by_key: Mapping[str, spaces.Space[Any]]) -> dict[str, DepthLayout]:
@@ -334,14 +332,8 @@ def _looks_like(by_key: Mapping[str, spaces.Space[Any]]) -> dict[str, DepthLayou
 
 
 def at(observations: Any, path: str) -> Any:
-    """What stands at a path; the whole where observations are no dict."""
-    if not isinstance(observations, Mapping):
-        return observations
-    if path in observations:
-        return observations[path]
-    for key in path.split("/"):
-        observations = observations[key]
-    return observations
+    """What stands at a path of `parts_of`."""
+    return leaves(observations)[path] if isinstance(observations, Mapping) else observations
 
 
 def _width(space: spaces.Space[Any]) -> int | None:

@@ -15,7 +15,7 @@ from gymnasium.error import Error as GymnasiumError
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 
 from defm_rl.experiments.config import Config, ConfigError, GymnasiumEnvConfig, suggest
-from defm_rl.experiments.tasks.adapted import Adapted, NumberedEpisodes, Observed, ZBuffer, at, leaves
+from defm_rl.experiments.tasks.adapted import Adapted, NumberedEpisodes, Observed, ZBuffer, at, parts_of
 from defm_rl.experiments.tasks.base import IDEAL, Ability, DepthCamera, Task
 from defm_rl.gymnasium import SimulateSensor
 from defm_rl.observations import ONLY_KEY
@@ -251,9 +251,9 @@ class RenderedDepth(gymnasium.ObservationWrapper[Any, Any, Any]):
                 f"env.render_depth: render() gave {drawn.shape} in render_mode 'depth_array', and not an image (H, W)."
             )
         box = spaces.Box(0.0, np.inf, drawn.shape, np.float32)
-        self.observation_space = spaces.Dict({**leaves(env.observation_space), ONLY_KEY: box})
+        self.observation_space = spaces.Dict({**parts_of(env.observation_space), ONLY_KEY: box})
 
     def observation(self, observation: Any) -> dict[str, Any]:
         """Adds the depth."""
-        seen = {key: at(observation, key) for key in leaves(self.env.observation_space)}
+        seen = {key: at(observation, key) for key in parts_of(self.env.observation_space)}
         return {**seen, ONLY_KEY: np.asarray(self.env.render(), np.float32)}

@@ -70,7 +70,9 @@ class Batched(VectorEnv):
         self.action_space = batch_space(ANSWERS, num_envs)
 
     def reset(self, *, seed=None, options=None):
-        return self._batch([env.reset(seed=None if seed is None else seed + i)[0] for i, env in enumerate(self.envs_)]), {}
+        return self._batch(
+            [env.reset(seed=None if seed is None else seed + i)[0] for i, env in enumerate(self.envs_)]
+        ), {}
 
     def step(self, actions):
         results = [env.step(action) for env, action in zip(self.envs_, actions, strict=True)]
