@@ -1,7 +1,7 @@
 """What makes the environments of others like ours: depth in metres, vectors, numbered episodes, outcomes."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import gymnasium
@@ -13,10 +13,10 @@ from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 from torch import Tensor
 
-from defm_rl.depth import MAX_DEPTH_M, as_depth
+from defm_rl.depth import MAX_DEPTH_M, DepthFormat, as_tensor
 from defm_rl.envs.core import DRAWN_LAYOUTS
 from defm_rl.experiments.config import ConfigError, suggest
-from defm_rl.observations import DepthLayout, as_tensor, depth_layouts, leaves
+from defm_rl.observations import DepthLayout, depth_layouts, leaves
 
 STATE = "state"  # the key of an observation that is one vector
 SUCCESS_KEYS = ("success", "is_success")
@@ -53,16 +53,14 @@ class Observed:
     Attributes:
         layouts: The depth.
         given: Everything, as the environment has it.
-        unit: Of the depth, where it is no z-buffer.
+        depth_format: Of the depth; where it is a z-buffer, only its limit counts.
         z_buffer: Its planes, where it is one.
-        max_depth_m: Beyond this a pixel is a hole.
     """
 
     layouts: Mapping[str, DepthLayout]
     given: Mapping[str, spaces.Space[Any]]
-    unit: str | float = "m"
+    depth_format: DepthFormat = field(default_factory=DepthFormat)
     z_buffer: ZBuffer | None = None
-    max_depth_m: float | None = None
 
     @classmethod
     def of(cls, space: spaces.Space[Any], depth_keys: Sequence[str] | None, **kwargs: Any) -> "Observed":
@@ -122,11 +120,9 @@ class Observed:
         tensor = as_tensor(batch)
         images = layout.images(tensor)
         if self.z_buffer is not None:
-            images = self.z_buffer.metres(images)
+            images = replace(self.depth_format, unit="m").metres(self.z_buffer.metres(images))
         else:
-            images = as_depth(images, self.unit, check_values=False)
-        if self.max_depth_m is not None:
-            images = torch.where(images <= self.max_depth_m, images, 0.0)
+            images = self.depth_format.read(images, check_values=False)
         images = images.reshape(-1, layout.frames, *layout.size)
         return images.numpy() if is_array else images
 

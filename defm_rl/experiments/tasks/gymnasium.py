@@ -14,6 +14,7 @@ from gymnasium.envs.registration import EnvSpec
 from gymnasium.error import Error as GymnasiumError
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 
+from defm_rl.depth import DepthFormat
 from defm_rl.experiments.config import Config, ConfigError, GymnasiumEnvConfig, suggest
 from defm_rl.experiments.tasks.adapted import Adapted, NumberedEpisodes, Observed, ZBuffer, at, parts_of
 from defm_rl.experiments.tasks.base import IDEAL, Ability, DepthCamera, Task
@@ -152,15 +153,22 @@ def _probe(settings: str) -> _Probe:
     config = GymnasiumEnvConfig(**json.loads(settings))
     if (config.near is None) != (config.far is None):
         raise ConfigError("env.near and env.far belong together: the planes of a z-buffer, in metres.")
+    try:
+        depth_format = DepthFormat(config.depth_unit, config.max_depth_m)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(
+            f"env.depth_unit={config.depth_unit}, env.max_depth_m={config.max_depth_m}: {error}"
+        ) from error
+    if config.vectorize == "async":
+        config = dataclasses.replace(config, vectorize="sync")  # one can be asked without a process of its own
     env = vectorized(config, 1)
     try:
         z_buffer = None if config.near is None or config.far is None else ZBuffer(config.near, config.far)
         observed = Observed.of(
             env.single_observation_space,
             config.depth_keys,
-            unit=config.depth_unit,
+            depth_format=depth_format,
             z_buffer=z_buffer,
-            max_depth_m=config.max_depth_m,
         )
         step_s = getattr(getattr(env, "envs", [env])[0].unwrapped, "dt", None)
         pictures = "rgb_array" in env.metadata.get("render_modes", ())
