@@ -128,7 +128,8 @@ class EncodeDepth(_TransformDepth):
     Args:
         env: The vector environment; its depth is in metres, unless `unit` says otherwise.
         encoder: A published model's name, or a frozen `DepthEncoder`.
-        depth_keys: The keys of a Dict that are depth. Default: those that look like single depth frames.
+        depth_keys: The keys of a Dict that are depth, in nested ones paths such as "sensor_data/base_camera/depth".
+            Default: those that look like single depth frames.
         device: Where the encoder runs. Default: CUDA if there is any, else the CPU.
         **encoder_kwargs: Settings of the `DepthEncoder`, such as weights, features, pool, unit, max_depth_m.
 
@@ -156,7 +157,8 @@ class NormalizeDepth(_TransformDepth):
 
     Args:
         env: The vector environment.
-        depth_keys: The keys of a Dict that are depth. Default: those that look like single depth frames.
+        depth_keys: The keys of a Dict that are depth, in nested ones paths such as "sensor_data/base_camera/depth".
+            Default: those that look like single depth frames.
         size: Height and width (or square side) to resize to.
         unit: Unit of the depth: "m", "mm", or the metres of one count, such as 0.0001.
         max_depth_m: Beyond it a pixel is a hole; None for no limit.
@@ -195,7 +197,8 @@ class SimulateSensor(_TransformDepth):
     Args:
         env: The vector environment; its depth is planar metres, unless `unit` says otherwise.
         sensor: A sensor or its name, see `defm_rl.sensors.SENSORS`.
-        depth_keys: The keys of a Dict that are depth. Default: those that look like single depth frames.
+        depth_keys: The keys of a Dict that are depth, in nested ones paths such as "sensor_data/base_camera/depth".
+            Default: those that look like single depth frames.
         step_s: Time between two steps; needed where the sensor has a latency or a frame rate.
         seed: Of the random numbers. `reset(seed=...)` replaces it where it is one int.
         mounting: Turns each episode's images by random angles (its positions are left to the simulator).

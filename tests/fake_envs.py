@@ -131,6 +131,8 @@ class TensorVectorEnv(VectorWrapper):
             mask = np.zeros(self.num_envs, bool)
             mask[options["env_idx"].tolist()] = True
             options = {"reset_mask": mask}
+        elif options and "reset_mask" in options:
+            options = {"reset_mask": options["reset_mask"].numpy()}
         observations, infos = self.env.reset(seed=seed, options=options)
         return on_device(observations), on_device(infos)
 

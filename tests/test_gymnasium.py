@@ -1,10 +1,12 @@
 """The vector wrappers, in every autoreset mode."""
 
+import gymnasium
 import numpy as np
 import pytest
 import torch
 from fake_envs import ENCODER, IMAGE, DeviceTensor, TensorVectorEnv, vector_env
-from gymnasium.vector import AutoresetMode, VectorEnv, VectorObservationWrapper
+from gymnasium import spaces
+from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv, VectorObservationWrapper
 
 from defm_rl import DepthEncoder, normalize_depth
 from defm_rl.gymnasium import EncodeDepth, NormalizeDepth, SimulateSensor
@@ -193,6 +195,43 @@ def test_tensors_of_millimetres_stay_integers():
     assert_same(played(SimulateSensor(TensorVectorEnv(make()), unit="mm")), arrays)
 
 
+@pytest.mark.parametrize("name", ["encode", "normalize", "simulate"])
+def test_what_is_no_depth_passes_as_it_is(encoder, name):
+    """Tuples, texts, binaries, and keys that are no strings."""
+    space = spaces.Dict(
+        {
+            0: spaces.Box(0.0, 100.0, (1, *IMAGE), np.float32),
+            1: spaces.Dict(pose=spaces.Tuple([spaces.Box(-1, 1, (2,)), spaces.Discrete(3)])),
+            2: spaces.MultiBinary(4),
+            3: spaces.Text(5),
+        }
+    )
+
+    class Odd(gymnasium.Env):
+        observation_space, action_space = space, spaces.Box(-1.0, 1.0, (2,))
+
+        def reset(self, *, seed=None, options=None):
+            if seed is not None:
+                self.observation_space.seed(seed)
+            return self.observation_space.sample(), {}
+
+        def step(self, action):
+            return self.observation_space.sample(), 0.0, False, True, {}
+
+    def make():
+        return SyncVectorEnv([Odd] * 2, autoreset_mode=AutoresetMode.SAME_STEP)
+
+    raw, env = make(), wrap(name, make(), encoder)
+    for before, after in zip(
+        [raw.reset(seed=0)[0], raw.step(np.zeros((2, 2)))[4]["final_obs"][1]],
+        [env.reset(seed=0)[0], env.step(np.zeros((2, 2)))[4]["final_obs"][1]],
+        strict=True,
+    ):
+        assert list(after) == [0, 1, 2, 3]
+        assert after[0].dtype == env.single_observation_space[0].dtype
+        np.testing.assert_equal({k: after[k] for k in (1, 2, 3)}, {k: before[k] for k in (1, 2, 3)})
+
+
 def test_environments_outside_of_a_batch_of_last_observations_have_the_present_one(encoder):
     inner = vector_env(num_envs=3, episode_steps=4)
     env = EncodeDepth(TensorVectorEnv(inner), encoder)
@@ -203,12 +242,15 @@ def test_environments_outside_of_a_batch_of_last_observations_have_the_present_o
     assert differs.tolist() == [False, True, False]
 
 
-def test_some_environments_are_reset_by_their_numbers():
+@pytest.mark.parametrize(
+    "options", [{"env_idx": torch.tensor([1])}, {"reset_mask": torch.tensor([False, True, False])}]
+)
+def test_some_environments_are_reset_by_tensors(options):
     """As ManiSkill's are, whose options name `env_idx`."""
     env = SimulateSensor(TensorVectorEnv(vector_env(num_envs=3, mode=AutoresetMode.DISABLED)), "stereo")
     env.reset(seed=0)
     before = env.step(torch.zeros(3, 2))[0]["depth"]
-    after = env.reset(options={"env_idx": torch.tensor([1])})[0]["depth"]
+    after = env.reset(options=options)[0]["depth"]
     assert (before != after).flatten(1).any(1).tolist() == [False, True, False]
 
 

@@ -114,7 +114,7 @@ class GymnasiumVecEnv(VecEnv):
             return [self.env.render_mode for _ in chosen]
         if isinstance(base, SyncVectorEnv):
             return [base.envs[index].get_wrapper_attr(attr_name) for index in chosen]
-        values = base.get_attr(attr_name) if isinstance(base, AsyncVectorEnv) else self._own(attr_name)
+        values = _ask_processes(base, attr_name) if isinstance(base, AsyncVectorEnv) else self._own(attr_name)
         return [self._entry(values, index) for index in chosen]
 
     def set_attr(self, attr_name: str, value: Any, indices: VecEnvIndices = None) -> None:
@@ -129,7 +129,9 @@ class GymnasiumVecEnv(VecEnv):
             for index in chosen:
                 base.envs[index].set_wrapper_attr(attr_name, value)
         elif isinstance(base, AsyncVectorEnv):
-            values = [value] * self.num_envs if len(chosen) == self.num_envs else list(base.get_attr(attr_name))
+            values = [value] * self.num_envs
+            if len(chosen) < self.num_envs:
+                values = list(_ask_processes(base, attr_name))
             for index in chosen:
                 values[index] = value
             base.set_attr(attr_name, values)
@@ -162,7 +164,7 @@ class GymnasiumVecEnv(VecEnv):
             if len(list(chosen)) < self.num_envs and method_name not in self._warned:
                 self._warned.add(method_name)
                 _logger.warning("AsyncVectorEnv calls %s() in all environments, not in those named only.", method_name)
-            answers = base.call(method_name, *method_args, **method_kwargs)
+            answers = _ask_processes(base, method_name, *method_args, **method_kwargs)
             return [answers[index] for index in chosen]
         if hasattr(base, "call"):
             answer = base.call(method_name, *method_args, **method_kwargs)
@@ -192,6 +194,13 @@ class GymnasiumVecEnv(VecEnv):
 
     def _entry(self, values: Any, index: int) -> Any:
         return as_array(values[index]) if _is_for_each(values, self.num_envs) else as_array(values)
+
+
+def _ask_processes(env: AsyncVectorEnv, name: str, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
+    """What the environments answer; a process that is asked for what it does not have would shut all of them down."""
+    if not all(env.call("has_wrapper_attr", name)):
+        raise AttributeError(f"The environments of {env} have no attribute {name!r}.")
+    return env.call(name, *args, **kwargs)
 
 
 def _flat_space(space: spaces.Space[Any]) -> spaces.Space[Any]:
@@ -239,8 +248,9 @@ def _per_env(infos: Mapping[Any, Any], num_envs: int) -> list[dict[Any, Any]]:
             entries = _per_env(entries, num_envs)
         elif isinstance(entries, np.ndarray) and (entries.ndim == 0 or entries.shape == (num_envs,)):
             entries = entries.tolist()  # Python numbers, as a single environment's info holds
+        for_each = _is_for_each(entries, num_envs)
         for index in having:
-            result[index][key] = entries[index] if _is_for_each(entries, num_envs) else entries
+            result[index][key] = entries[index] if for_each else entries
     return result
 
 

@@ -161,6 +161,9 @@ def test_environments_in_processes_of_their_own_are_spoken_to_one_by_one(caplog)
     assert not caplog.records
     assert len(env.env_method("_observe", indices=[0])) == 1
     assert "in all environments" in caplog.text
+    assert not env.has_attr("wheels")  # which must not end the processes
+    with pytest.raises(AttributeError, match="no attribute 'drive'"):
+        env.env_method("drive")
     assert state.shape == (3, 3)
     env.close()
 
