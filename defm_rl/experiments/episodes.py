@@ -9,6 +9,8 @@ import numpy as np
 from gymnasium.vector import VectorEnv, VectorWrapper
 from numpy.typing import NDArray
 
+from defm_rl.experiments.config import ConfigError
+
 Observations = Mapping[str, NDArray[Any]]
 
 RECENT = 200  # episodes that running figures look back on
@@ -68,6 +70,13 @@ class WatchEpisodes(VectorWrapper):
         return observations, rewards, terminated, truncated, infos
 
     def _episode(self, info: dict[str, Any], index: Any) -> Episode:
+        missing = [name for name in ("layout_seed", "success", "failure") if name not in info]
+        if missing:
+            raise ConfigError(
+                f"The environments do not report {', '.join(missing)} of an episode that has ended: expected `success` "
+                "(bool), `failure` (str, empty after a success) and `layout_seed` (int) in its last info, got "
+                f"{', '.join(name for name in info if not name.startswith('_')) or 'nothing'}."
+            )
         steps, reward = int(self._steps[index]), float(self._rewards[index])
         self._steps[index], self._rewards[index] = 0, 0.0
         return Episode(
@@ -94,15 +103,30 @@ def run_episodes(policy: Policy, env: VectorEnv[Any, Any, Any], layouts: Sequenc
 
     Yields:
         One episode per layout, in the order in which they end.
+
+    Raises:
+        ConfigError: Where the environments do not play these layouts, or do not say which they played.
     """
     waiting = set(layouts)
+    elsewhere = np.zeros(env.num_envs, bool)  # which environments have ended another episode than those waited for
     watched = WatchEpisodes(env)
     observations, _ = watched.reset()
     policy.reset()
     while waiting:
         observations, _, terminated, truncated, _ = watched.step(policy.act(observations))
-        policy.reset(np.logical_or(terminated, truncated))
-        for episode in watched.ended:
+        ended = np.logical_or(terminated, truncated)
+        policy.reset(ended)
+        for index, episode in zip(np.flatnonzero(ended), watched.ended, strict=True):
             if episode.layout in waiting:
                 waiting.remove(episode.layout)
                 yield episode
+            else:
+                elsewhere[index] = True
+        # An environment plays other episodes once all layouts have begun: where all do, nobody plays what is missing.
+        if waiting and elsewhere.all():
+            missing = sorted(waiting)
+            raise ConfigError(
+                f"The environments never played the layouts {', '.join(map(str, missing[:3]))}"
+                f"{', ...' if len(missing) > 3 else ''}: they ignore `layout_seeds`, which names the episodes to play "
+                f"after a reset, in this order. Their last episode said layout_seed={watched.recent[-1].layout}."
+            )

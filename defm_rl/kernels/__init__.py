@@ -1,4 +1,6 @@
-"""Fused Triton kernels for CUDA devices, and when they are used; triton is imported on first use only.
+"""Fused kernels, in Triton for CUDA devices and in C++ for processors, and when the former are used.
+
+Triton is imported on first use only.
 
 The rule: tensors on a device of `device_types`, in a dtype of `DTYPES`, not empty, and triton can be imported. Callers
 see to it that nothing is being traced: `torch.compile`, `torch.export` and `torch.jit.trace` get PyTorch's operations.

@@ -140,7 +140,7 @@ class DefmModel(MLPModel):  # type: ignore[misc]  # RSL-RL is not typed
 
         Args:
             obs: Observations, (N, ...) or, of sequences, (T, N, ...).
-            masks: (T, N) bool: which steps of padded sequences are none; of recurrent models in updates.
+            masks: (T, N) bool: which steps of padded sequences are real ones; of recurrent models in updates.
             hidden_state: The recurrent state that the sequences begin with.
         """
         vectors = super().get_latent(obs) if self.obs_groups else None

@@ -5,9 +5,10 @@ import dataclasses
 
 import numpy as np
 import pytest
+from fake_envs import vector_env
 from gymnasium.vector import VectorWrapper
 
-from defm_rl.experiments.config import NavigationEnvConfig
+from defm_rl.experiments.config import ConfigError, NavigationEnvConfig
 from defm_rl.experiments.episodes import Episode, WatchEpisodes, run_episodes
 from defm_rl.experiments.evaluation import describe, summarize, write_episodes
 from defm_rl.experiments.progress import Curves, Progress
@@ -71,6 +72,20 @@ def test_figures_behind_a_sensor_depend_neither_on_the_number_of_environments_no
     assert len({episode.reward for episode in alone.values()}) == 6
     for episodes in others:
         assert episodes == {layout: alone[layout] for layout in episodes}
+
+
+def test_environments_that_ignore_the_layouts_are_an_error_that_says_so():
+    env = navigation(num_envs=2, observations=("state",))
+    with pytest.raises(ConfigError, match=r"never played the layouts 50, 51, 52, \.\.\.: they ignore `layout_seeds`"):
+        list(run_episodes(Forward(), env, range(50, 59)))
+    env.close()
+
+
+def test_environments_that_do_not_report_their_episodes_are_an_error_that_says_what_is_missing():
+    env = vector_env(episode_steps=2)
+    with pytest.raises(ConfigError, match="do not report layout_seed, failure of an episode"):
+        list(run_episodes(Forward(), env, [1]))
+    env.close()
 
 
 def test_the_account_of_an_episode_is_the_sum_of_its_steps():

@@ -83,8 +83,10 @@ def _task_section(summary: Mapping[str, Any], number: int, task: str, arms: Sequ
 
 def _random_weights(summary: Mapping[str, Any]) -> list[str]:
     """Everything in the report that ran without published weights."""
-    names = [policy["name"] for policy in summary.get("policies", []) if policy["weights"] == "random"]
-    names += [encoder["encoder"] for encoder in summary.get("encoders", []) if encoder["weights"] == "random"]
+    policies = [policy for policy in summary.get("policies", []) if policy["weights"] == "random"]
+    known = {policy.get("encoder") for policy in policies}  # a policy's name tells its encoder
+    names = [policy["name"] for policy in policies]
+    names += [x["encoder"] for x in summary.get("encoders", []) if x["weights"] == "random" and x["encoder"] not in known]
     return list(dict.fromkeys(names))
 
 
