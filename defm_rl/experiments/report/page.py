@@ -84,9 +84,10 @@ def _task_section(summary: Mapping[str, Any], number: int, task: str, arms: Sequ
 def _random_weights(summary: Mapping[str, Any]) -> list[str]:
     """Everything in the report that ran without published weights."""
     policies = [policy for policy in summary.get("policies", []) if policy["weights"] == "random"]
-    known = {policy.get("encoder") for policy in policies}  # a policy's name tells its encoder
+    encoders = [part["encoder"] for part in summary.get("encoders", []) if part["weights"] == "random"]
+    told = {policy["encoder"].partition(" (")[0] for policy in policies}  # without how it is trained
     names = [policy["name"] for policy in policies]
-    names += [x["encoder"] for x in summary.get("encoders", []) if x["weights"] == "random" and x["encoder"] not in known]
+    names += [name for name in encoders if name.removeprefix("defm_") not in told]
     return list(dict.fromkeys(names))
 
 

@@ -106,6 +106,12 @@ def test_a_page_without_policies_is_whole_too(tmp_path):
     assert (tmp_path / "report.csv").read_text().count("defm_resnet18,random") == 3
 
 
+def test_the_banner_names_an_encoder_once():
+    policy = {"name": "A (frozen)", "encoder": "resnet18 (frozen, random weights)", "weights": "random"}
+    parts = [{"encoder": name, "weights": "random"} for name in ("defm_resnet18", "defm_resnet50")]
+    assert page._random_weights({"policies": [policy], "encoders": parts}) == ["A (frozen)", "defm_resnet50"]
+
+
 def test_numbers_are_written_for_people():
     assert page.number(None) == "–"
     assert page.number(-0.25, 2) == "−0.25"
