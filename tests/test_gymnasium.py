@@ -7,6 +7,7 @@ import torch
 from fake_envs import ENCODER, IMAGE, DeviceTensor, TensorVectorEnv, vector_env
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv, VectorObservationWrapper
+from gymnasium.wrappers import vector as wrappers
 
 from defm_rl import DepthEncoder, normalize_depth
 from defm_rl.gymnasium import EncodeDepth, NormalizeDepth, SimulateSensor
@@ -85,6 +86,24 @@ def test_observations_are_fresh_arrays(encoder):
     kept = first.copy()
     env.step(np.zeros((2, 2)))
     np.testing.assert_array_equal(first, kept)
+
+
+@pytest.mark.parametrize(
+    "behind",
+    [
+        wrappers.FlattenObservation,
+        lambda env: wrappers.DtypeObservation(env, np.float32),
+        lambda env: wrappers.ReshapeObservation(env, (2, 220)),
+        wrappers.RecordEpisodeStatistics,
+    ],
+)
+def test_spaces_behind_other_wrappers_tell_encoders_apart(encoder, behind):
+    def space(encoder):
+        env = behind(EncodeDepth(vector_env(box=True, mode=AutoresetMode.NEXT_STEP), encoder))
+        return env.single_observation_space
+
+    assert space(encoder) == space(DepthEncoder(**ENCODER))
+    assert space(encoder) != space(DepthEncoder(**ENCODER, seed=1))
 
 
 def test_settings_of_an_encoder_that_is_made_already_are_refused(encoder):

@@ -1,5 +1,6 @@
 """Wrappers of vectorized environments: simulated cameras, depth encoded once or normalized for one's own network."""
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -29,6 +30,8 @@ from defm_rl.observations import (
 )
 from defm_rl.sensors import MountingJitter, Sensor
 from defm_rl.simulation import LAYOUT_SEED, SensorTransform
+
+logger = logging.getLogger(__name__)
 
 
 class _VecTransformDepth(VecEnvWrapper):
@@ -255,11 +258,15 @@ class VecNormalizeFeatures(VecNormalize):
         """
         given = self._boxes(venv.observation_space)
         for key, box in self._boxes(self._space_before).items():
-            if given[key] != box and not (_says_nothing(box) and given[key].shape == box.shape):
-                raise ValueError(
-                    f"The statistics are of {box}, but {key!r} of these environments is {given[key]}. Statistics and "
-                    "policy go with the encoder, the weights and the settings that they were trained with."
-                )
+            if given[key] == box:
+                continue
+            if _says_nothing(box) and given[key].shape == box.shape:
+                logger.warning("Whether the statistics are of these environments' %r cannot be told: %s.", key, box)
+                continue
+            raise ValueError(
+                f"The statistics are of {box}, but {key!r} of these environments is {given[key]}. Statistics and "
+                "policy go with the encoder, the weights and the settings that they were trained with."
+            )
         super().set_venv(venv)
 
     def _boxes(self, space: spaces.Space[Any]) -> dict[str, spaces.Box]:

@@ -91,9 +91,6 @@ def encoder():
 def test_algorithm_trains_on_encoded_depth_and_loads_to_the_same_actions(
     algorithm, settings, vec_env, encoder, tmp_path
 ):
-    if vec_env == "GymnasiumVecEnv" and "replay_buffer_class" in settings:
-        pytest.xfail("GymnasiumVecEnv is spoken to as a whole")
-
     def environments():
         return VecEncodeDepth(VEC_ENVS[vec_env]([lambda: make_env(algorithm, settings)] * 2), encoder)
 

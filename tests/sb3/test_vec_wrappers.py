@@ -332,7 +332,7 @@ def test_a_policy_on_standardised_features_is_refused_without_statistics(encoder
 
 
 @pytest.mark.parametrize("stack", [1, 2])
-def test_statistics_and_policies_of_older_files_still_load(encoder, stack, tmp_path):
+def test_statistics_and_policies_of_older_files_still_load(encoder, stack, tmp_path, caplog):
     """There, spaces did not say what is standardised, and those of stacks not even where features are from."""
 
     def make_env():
@@ -347,7 +347,20 @@ def test_statistics_and_policies_of_older_files_still_load(encoder, stack, tmp_p
     PPO("MultiInputPolicy", env, **SMALL_PPO).save(tmp_path / "model")
     env.save(tmp_path / "statistics.pkl")
     loaded = VecNormalizeFeatures.load(tmp_path / "statistics.pkl", make_env())
+    assert ("cannot be told" in caplog.text) == (stack > 1)
     PPO.load(tmp_path / "model", env=loaded, device="cpu")
+
+
+def test_an_older_policy_on_a_stack_of_features_loads_where_it_is_told_their_space(encoder, tmp_path):
+    env = VecFrameStack(VecEncodeDepth(vec_env(box=True), encoder), 2)
+    space = env.observation_space
+    env.observation_space = spaces.Box(-np.inf, np.inf, space.shape, np.float16)
+    PPO("MlpPolicy", env, **SMALL_PPO).save(tmp_path / "model")
+    env.observation_space = space
+    with pytest.raises(ValueError, match="do not match"):
+        PPO.load(tmp_path / "model", env=env, device="cpu")
+    told = {"observation_space": space}
+    assert PPO.load(tmp_path / "model", env=env, device="cpu", custom_objects=told).observation_space == space
 
 
 def test_value_of_a_timed_out_state_is_that_of_its_encoded_observation(encoder):
