@@ -53,7 +53,7 @@ class _TransformDepth(VectorWrapper):
         observations, infos = self.env.reset(seed=seed, options=options)  # type: ignore[arg-type]
         self._ended[slice(None) if envs is None else envs.to(self._ended.device)] = False
         number = int(seed) if isinstance(seed, int | np.integer) else None
-        return self._transform.reset(observations, envs, number, _episode_numbers(infos)), infos
+        return self._transform.reset(observations, envs, number, _episode_numbers(infos, self.num_envs)), infos
 
     def step(self, actions: Any) -> tuple[Observation, Any, Any, Any, dict[str, Any]]:
         """Steps and transforms, the last observations of episodes too."""
@@ -64,7 +64,9 @@ class _TransformDepth(VectorWrapper):
         fresh = before if mode == AutoresetMode.NEXT_STEP else self._ended & (mode == AutoresetMode.SAME_STEP)
         fresh = _indices(fresh)
         fresh = fresh[~torch.isin(fresh, last.envs.to(fresh.device))]
-        transformed, rows = self._transform.step(observations, fresh, last.envs, last.depth, _episode_numbers(infos))
+        transformed, rows = self._transform.step(
+            observations, fresh, last.envs, last.depth, _episode_numbers(infos, self.num_envs)
+        )
         return transformed, rewards, terminations, truncations, last.replaced(rows, transformed)
 
 
@@ -254,14 +256,21 @@ def _chosen(options: Mapping[str, Any]) -> Tensor | None:
     return None if envs is None else torch.as_tensor(envs).reshape(-1)
 
 
-def _episode_numbers(infos: Mapping[str, Any]) -> Tensor | None:
-    """The numbers of the episodes that begin, (num_envs,) int64, negative where there is none; None for none at all."""
-    values = infos.get(LAYOUT_SEED)
-    if values is None or (isinstance(values, np.ndarray) and values.dtype.kind not in "iu"):
+def _episode_numbers(infos: Mapping[str, Any], num_envs: int) -> Tensor | None:
+    """The numbers of the episodes that begin, (num_envs,) int64, negative where there is none; None for none at all.
+
+    Infos may hold anything: what is no integer for each environment numbers no episodes.
+    """
+    numbers, known = (_for_each(infos.get(key), num_envs) for key in (LAYOUT_SEED, f"_{LAYOUT_SEED}"))
+    if numbers is None or numbers.is_floating_point() or numbers.dtype == torch.bool:
         return None
-    numbers = as_tensor(values)
-    known = as_tensor(infos.get(f"_{LAYOUT_SEED}", np.ones(len(numbers), bool))).to(numbers.device)
-    return torch.where(known, numbers.long(), -1)
+    return numbers.long() if known is None else torch.where(known.bool().to(numbers.device), numbers.long(), -1)
+
+
+def _for_each(values: Any, num_envs: int) -> Tensor | None:
+    """One number for each environment, (num_envs,); None for anything else."""
+    numeric = isinstance(values, Tensor) or (isinstance(values, np.ndarray) and values.dtype.kind in "biuf")
+    return as_tensor(values) if numeric and tuple(values.shape) == (num_envs,) else None
 
 
 def _indices(mask: Tensor) -> Tensor:

@@ -273,6 +273,28 @@ def test_some_environments_are_reset_by_tensors(options):
     assert (before != after).flatten(1).any(1).tolist() == [False, True, False]
 
 
+@pytest.mark.parametrize(
+    "number",
+    [7, 7.0, "seven", None, [7, 8], np.array(7), np.arange(3), np.array([7, None]), {"a": 7}, torch.full((2,), 0.5)],
+    ids=str,
+)
+def test_whatever_infos_call_a_layouts_seed_does_no_harm(number):
+    """Integers, one for each environment, number the episodes; anything else does not."""
+
+    class Telling(VectorObservationWrapper):
+        def observations(self, observations):
+            return observations
+
+        def reset(self, *, seed=None, options=None):
+            observations, infos = self.env.reset(seed=seed, options=options)
+            return observations, {**infos, "layout_seed": number}
+
+    env = Telling(vector_env(mode=AutoresetMode.NEXT_STEP))
+    seen, expected = (SimulateSensor(each, "stereo").reset(seed=0) for each in (env, vector_env()))
+    np.testing.assert_array_equal(seen[0]["depth"], expected[0]["depth"])
+    assert seen[1]["layout_seed"] is number
+
+
 def test_cameras_begin_anew_where_no_last_observations_are_given():
     """Same-step autoreset of simulators that do not keep them."""
 
