@@ -11,11 +11,12 @@ _COMMANDS = {
     "encoders": "list the published encoders",
     "train": "train a policy: defm-rl train experiment=quickstart",
     "evaluate": "trained policies behind any depth camera: defm-rl evaluate RUN... sensors=all",
+    "adapt": "an encoder for other cameras, the policy left as it is: defm-rl adapt RUN sensors=[stereo]",
     "gap": "what other cameras do to an encoder's features: defm-rl gap encoder=resnet18",
     "memory": "how much memory a training will take: defm-rl memory experiment=quickstart env.num_envs=4096",
 }
 # These take the rest of the command line as it is: their settings are Hydra's.
-_EXPERIMENTS = ("train", "evaluate", "gap", "memory")
+_EXPERIMENTS = ("train", "evaluate", "adapt", "gap", "memory")
 
 _NOTE = """\
 maps: channels by level as the backbone gives them (P3, P4, P5 at strides 8, 16, 32; P14: patches of 14 pixels).

@@ -453,13 +453,14 @@ def make_encoder(layouts: Mapping[str, DepthLayout], encoder: str, **kwargs: Any
 
 
 def describe_encoder(encoder: DepthEncoder) -> str:
-    """What decides an encoder's features, in one line: equal for equal encoders on any machine."""
-    pools = "".join(f" {name}:{pool}" for name, pool in encoder.pools.items())
+    """What decides an encoder's features, in one line: equal for equal encoders on any machine.
+
+    One that was adapted to a camera is described as its parent, whose features it is to give: policies that were
+    trained on these take them, see `DepthEncoder.stands_for`.
+    """
     limit_m = encoder.depth_format.max_depth_m
-    return (
-        f"{encoder.encoder_name} sha256={encoder.provenance.sha256} features={'+'.join(encoder.features)}{pools} "
-        f"bifpn={encoder.bifpn} size={encoder.size} unit={encoder.unit}"
-        + ("" if limit_m is None else f" max_depth_m={limit_m}")
+    return f"{encoder.encoder_name} sha256={encoder.stands_for} {encoder.feature_settings} unit={encoder.unit}" + (
+        "" if limit_m is None else f" max_depth_m={limit_m}"
     )
 
 

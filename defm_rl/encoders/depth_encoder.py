@@ -173,6 +173,24 @@ class DepthEncoder(nn.Module):
         """Unit of the depth, see `DepthFormat`."""
         return self.depth_format.unit
 
+    @property
+    def feature_settings(self) -> str:
+        """What decides the features beside the weights, in one line: equal for equal settings on any machine."""
+        pools = "".join(f" {name}:{pool}" for name, pool in self.pools.items())
+        return f"features={'+'.join(self.features)}{pools} bifpn={self.bifpn} size={self.size}"
+
+    @property
+    def stands_for(self) -> str:
+        """The sha256 of the weights whose features these are meant to be: its own, or its parent's.
+
+        Weights that were adapted to a camera for these very features say of whom they are an adaptation, and a policy
+        that was trained on the parent's features takes theirs.
+        """
+        adaptation = self.provenance.adaptation
+        if adaptation is None or adaptation.features != self.feature_settings:
+            return self.provenance.sha256
+        return adaptation.parent
+
     def forward(self, depth: Tensor | np.ndarray) -> Tensor:
         """Features of a batch of depth images.
 
@@ -251,6 +269,13 @@ class DepthEncoder(nn.Module):
             parameter.is_defm_encoder = True  # type: ignore[attr-defined]
         return new
 
+    def freeze(self) -> None:
+        """Freezes all of the network again, as it would be with `trainable="none"`; its weights stay as they are."""
+        freeze(self.net, lambda _: True)
+        self._trainable = ()
+        self._forget_compiled()
+        self.train(self.training)
+
     def train(self, mode: bool = True) -> Self:
         """Sets training mode, except for what is frozen, and for stochastic depth unless it was asked for."""
         super().train(mode)
@@ -296,7 +321,8 @@ class DepthEncoder(nn.Module):
                 f"The checkpoint was made with encoder {state['encoder']!r}, this policy has {self.encoder_name!r}."
             )
         everything_is_loaded = len(self._trainable) == len(self.net.stage_prefixes())
-        if state["sha256"] != self.provenance.sha256 and not everything_is_loaded:
+        accepted = {self.provenance.sha256} if self._trainable else {self.provenance.sha256, self.stands_for}
+        if state["sha256"] not in accepted and not everything_is_loaded:
             raise RuntimeError(
                 f"The checkpoint was made with other weights of {self.encoder_name!r} (sha256 {state['sha256']}) than "
                 f"those loaded here from {self.provenance.source!r} (sha256 {self.provenance.sha256}). "

@@ -1,15 +1,17 @@
 """Where an encoder's weights come from: the Hugging Face Hub, a file, or a random generator."""
 
 import hashlib
+import json
 import logging
 import os
 import re
 import zipfile
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from pickle import UnpicklingError
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +20,9 @@ logger = logging.getLogger(__name__)
 
 REPOSITORY = "leggedrobotics/defm"
 """Where the published checkpoints are: file `NAME.pth` for each encoder."""
+
+ADAPTATION = "defm_rl.adaptation"
+"""Under this key a `.safetensors` file of adapted weights says, as JSON, what they are an adaptation of."""
 
 _LISTED = 5
 
@@ -35,6 +40,21 @@ class InvalidWeightsError(ValueError):
 
 
 @dataclass(frozen=True)
+class Adaptation:
+    """Whose features adapted weights stand in for, see `defm_rl.adaptation`.
+
+    Attributes:
+        parent: The sha256 of the weights that they are an adaptation of.
+        features: For which features, see `DepthEncoder.feature_settings`: for others they are just other weights.
+        record: All that the file says of how it was made.
+    """
+
+    parent: str
+    features: str
+    record: dict[str, Any] = field(repr=False, compare=False, default_factory=dict)
+
+
+@dataclass(frozen=True)
 class WeightsInfo:
     """Which weights an encoder has.
 
@@ -44,6 +64,7 @@ class WeightsInfo:
         sha256: Of the file; of names and values (see `state_sha256`) where they are random.
         revision: The Hub's commit, where they are from there.
         path: The file on this machine; None where they are random.
+        adaptation: What they are an adaptation of, where they are one.
     """
 
     encoder: str
@@ -51,6 +72,7 @@ class WeightsInfo:
     sha256: str
     revision: str | None = None
     path: Path | None = None
+    adaptation: Adaptation | None = None
 
 
 def find_weights(
@@ -133,6 +155,25 @@ def read_state(path: Path) -> dict[str, Tensor]:
     return {str(name): value for name, value in state.items() if isinstance(value, Tensor)}
 
 
+def read_adaptation(path: Path) -> Adaptation | None:
+    """What the weights in a file are an adaptation of; None where they are none.
+
+    Raises:
+        InvalidWeightsError: The file is damaged.
+    """
+    if path.suffix != ".safetensors":
+        return None
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "pt") as file:
+            said = (file.metadata() or {}).get(ADAPTATION)
+        record = None if said is None else json.loads(said)
+        return None if record is None else Adaptation(record["parent"], record["features"], record)
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+        raise InvalidWeightsError(f"{path} is damaged: {_first_line(error)}.") from error
+
+
 def load_state(network: nn.Module, state: Mapping[str, Tensor], origin: object) -> None:
     """Copy a state dict into a network, which may be on the meta device and gets its memory then.
 
@@ -180,9 +221,14 @@ def file_sha256(path: Path) -> str:
 
 
 def state_sha256(network: nn.Module) -> str:
-    """Sha256 over the name and then the values of every parameter and persistent buffer, in the order of the names."""
+    """The `tensors_sha256` of every parameter and persistent buffer."""
+    return tensors_sha256(network.state_dict())
+
+
+def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:
+    """Sha256 over the name and then the values of each tensor, in the order of the names."""
     digest = hashlib.sha256()
-    for name, tensor in sorted(network.state_dict().items()):
+    for name, tensor in sorted(tensors.items()):
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data)
     return digest.hexdigest()

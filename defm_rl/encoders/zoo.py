@@ -2,13 +2,21 @@
 
 import difflib
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import torch
 
 from defm_rl.encoders.architectures import build_network
 from defm_rl.encoders.base import Encoder
-from defm_rl.encoders.weights import WeightsInfo, find_weights, load_state, read_state, state_sha256
+from defm_rl.encoders.weights import (
+    WeightsInfo,
+    find_weights,
+    load_state,
+    read_adaptation,
+    read_state,
+    state_sha256,
+)
 
 
 @dataclass(frozen=True)
@@ -158,8 +166,16 @@ def load_encoder(
         with torch.device("meta"):  # no time for an initialisation that is overwritten
             network = build_network(name)
         load_state(network, read_state(info.path), info.path)
+        info = replace(info, adaptation=read_adaptation(info.path))
     network.provenance = info
     return network.eval()
+
+
+@lru_cache(maxsize=32)
+def tensor_names(name: str) -> tuple[str, ...]:
+    """The names of an encoder's weights, as its files have them; frozen or not does not matter."""
+    with torch.device("meta"):
+        return tuple(build_network(name).state_dict())
 
 
 def _check_name(name: str) -> None:

@@ -8,7 +8,9 @@ from typing import Any, Protocol
 import numpy as np
 from gymnasium.vector import VectorEnv, VectorWrapper
 from numpy.typing import NDArray
+from torch import nn
 
+from defm_rl.adaptation import Standardization
 from defm_rl.experiments.config import ConfigError
 
 Observations = Mapping[str, NDArray[Any]]
@@ -38,6 +40,17 @@ class Policy(Protocol):
 
     def reset(self, dones: NDArray[np.bool_] | None = None) -> None:
         """Forgets what it remembers of the episodes that are over, (N,) bool, or of all."""
+
+
+class Seeing(Policy, Protocol):
+    """A policy that says how it sees."""
+
+    @property
+    def network(self) -> nn.Module | None:
+        """What makes features of depth inside the policy; None where they are made before it, or it sees no depth."""
+
+    def standardization(self, cameras: Sequence[str]) -> Standardization | None:
+        """How the policy sees the features of its cameras; None where they come as they are."""
 
 
 class WatchEpisodes(VectorWrapper):

@@ -1,5 +1,6 @@
 """`defm-rl evaluate RUN... [sensors=all]`: trained policies on layouts never seen in training, behind any camera."""
 
+import itertools
 import logging
 import sys
 from collections.abc import Sequence
@@ -8,13 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from defm_rl.encoders import DepthEncoder
+from defm_rl.encoders.weights import find_weights
 from defm_rl.experiments import environments
+from defm_rl.experiments.adapted import load_adapted
 from defm_rl.experiments.config import USER_ERRORS, Config, ConfigError, refused_settings
 from defm_rl.experiments.episodes import Policy
 from defm_rl.experiments.evaluation import Cell, Options, describe, evaluate, load, threads_put_back
 from defm_rl.experiments.interruption import INTERRUPTED, stop_on_sigterm
-from defm_rl.experiments.report import clips, recorded, scenes, settings, summary
-from defm_rl.experiments.report.arms import Arm, group
+from defm_rl.experiments.report import adaptations, clips, recorded, scenes, settings, summary
+from defm_rl.experiments.report.arms import Arm, adapted_arm, group
 from defm_rl.experiments.report.write import default_folder, write_report
 from defm_rl.experiments.runs import Run
 from defm_rl.experiments.tasks import Ability, make_task
@@ -40,7 +43,13 @@ class Settings:
     recorded: str | None = None  # a folder of recorded depth to compare features with
     recorded_unit: Any = None  # m, mm, or the metres of one count, such as 0.0001; needed for 8-bit images
     recorded_max_depth_m: float | None = None  # beyond it a pixel is a hole
+    adapted: str | None = None  # a file that `defm-rl adapt` made, to hold against the encoder as it was trained with
     fresh: bool = False  # evaluate again what is finished already
+
+    @property
+    def reported(self) -> bool:
+        """Whether a report is written."""
+        return self.sensors is not None or self.report is not None or self.adapted is not None
 
     def options(self) -> Options:
         """Which episodes, and how they are run."""
@@ -64,6 +73,8 @@ def parse(arguments: Sequence[str]) -> tuple[list[Run], Settings]:
         settings.at_least(frames=(chosen.frames, scenes.MIN_FRAMES))
     if chosen.sensors is not None:
         chosen.sensors = settings.sensor_names(chosen.sensors)
+    if chosen.adapted is not None:
+        find_weights("", chosen.adapted)  # before hours of evaluation, not after
     if chosen.recorded is not None:
         recorded.depth_files(Path(chosen.recorded))  # before hours of evaluation, not after
     return [Run(folder) for folder in dict.fromkeys(folders)], chosen
@@ -86,10 +97,13 @@ def main(arguments: Sequence[str]) -> int:
     try:
         configs = _configurations(runs, chosen, problems)
         cells = [
-            Cell(run, name, chosen.options()) for run, config in configs.items() for name in _sensors(config, chosen)
+            Cell(run, name, chosen.options(), adapted)
+            for run, config in configs.items()
+            for adapted in _adaptations(chosen)
+            for name in _sensors(config, chosen)
         ]
         _evaluate_all(cells, configs, chosen, problems)
-        if (chosen.sensors or chosen.report) and any(cell.finished for cell in cells):
+        if chosen.reported and any(cell.finished for cell in cells):
             _report(cells, configs, chosen, problems)
     except USER_ERRORS as error:
         problems.append(str(error))
@@ -104,6 +118,11 @@ def main(arguments: Sequence[str]) -> int:
     return 2 if problems else 0
 
 
+def _adaptations(chosen: Settings) -> list[Path | None]:
+    """As it was trained, and with adapted weights where there are any."""
+    return [None] if chosen.adapted is None else [None, Path(chosen.adapted)]
+
+
 def _sensors(config: Config, chosen: Settings) -> list[str]:
     return chosen.sensors or [make_task(config.env).sensor]
 
@@ -114,7 +133,7 @@ def _configurations(runs: Sequence[Run], chosen: Settings, problems: list[str]) 
     for run in runs:
         try:
             config = run.config()
-            if chosen.sensors or chosen.report:
+            if chosen.reported:
                 make_task(config.env).require(Ability.SENSORS)
             configs[run] = config
         except USER_ERRORS as error:
@@ -125,25 +144,25 @@ def _configurations(runs: Sequence[Run], chosen: Settings, problems: list[str]) 
 def _evaluate_all(cells: Sequence[Cell], configs: dict[Run, Config], chosen: Settings, problems: list[str]) -> None:
     """Fills the cells that are not finished; one that fails does not keep the others from being filled."""
     number = 0
-    for run in configs:
-        own = [cell for cell in cells if cell.run == run]
+    for run, adapted in itertools.product(configs, _adaptations(chosen)):
+        own = [cell for cell in cells if cell.run == run and cell.adapted == adapted]
         missing = [cell for cell in own if chosen.fresh or not cell.finished]
         with threads_put_back():
-            loaded = _loaded(run, problems) if missing else None
+            loaded = _loaded(run, adapted, problems) if missing else None
             for cell in own:
                 number += 1
                 if cell in missing and not (loaded and _fill(cell, loaded, problems)):
                     continue
                 before = "" if cell in missing else " (from before)"
-                says = describe(cell.metrics())
-                _logger.info("[%d/%d] %s, sensor %s: %s%s", number, len(cells), run.folder, cell.sensor, says, before)
+                name = f"{run.folder}{', adapted' if adapted else ''}, sensor {cell.sensor}"
+                _logger.info("[%d/%d] %s: %s%s", number, len(cells), name, describe(cell.metrics()), before)
         if run.state()["encoder"].get("weights") == "random":
             _logger.info("  (the encoder's weights are random, not the published ones)")
 
 
-def _loaded(run: Run, problems: list[str]) -> tuple[Config, Policy, DepthEncoder | None] | None:
+def _loaded(run: Run, adapted: Path | None, problems: list[str]) -> tuple[Config, Policy, DepthEncoder | None] | None:
     try:
-        return load(run)
+        return load(run) if adapted is None else load_adapted(run, adapted)
     except USER_ERRORS as error:
         problems.append(f"{run.folder}: {error}")
         return None
@@ -164,15 +183,25 @@ def _report(cells: Sequence[Cell], configs: dict[Run, Config], chosen: Settings,
     """Writes what the finished cells say."""
     cells = [cell for cell in cells if cell.finished]
     runs = list(dict.fromkeys(cell.run for cell in cells))
-    arms = group(runs, [configs[run] for run in runs])
+    arms = [
+        arm if adapted is None else adapted_arm(arm, adapted)
+        for arm in group(runs, [configs[run] for run in runs])
+        for adapted in _adaptations(chosen)
+    ]
     names = list(dict.fromkeys(cell.sensor for cell in cells))
     results = {
-        (arm, name): [(cell, cell.episodes()) for cell in cells if cell.run in arm.runs and cell.sensor == name]
+        (arm, name): [
+            (cell, cell.episodes())
+            for cell in cells
+            if cell.run in arm.runs and cell.adapted == arm.adapted and cell.sensor == name
+        ]
         for arm in arms
         for name in names
     }
+    arms = [arm for arm in arms if any(results[arm, name] for name in names)]  # an adaptation may have been refused
     content = summary.summarize(results, arms, names, chosen.measure)
     content["options"] = {**vars(chosen), "sensors": names}
+    content["adapted"] = _adapted(results, arms, chosen, problems) if chosen.adapted else []
     films: list[clips.Clip] = []
     for arm in arms if chosen.clips else ():
         if sum(len(film.gif) for film in films) > _CLIPS_BYTES:
@@ -186,6 +215,32 @@ def _report(cells: Sequence[Cell], configs: dict[Run, Config], chosen: Settings,
     _logger.info("Report: %s", page)
 
 
+def _adapted(
+    results: summary.Results, arms: Sequence[Arm], chosen: Settings, problems: list[str]
+) -> list[dict[str, Any]]:
+    """Each policy as it was trained beside itself on adapted weights."""
+    found = []
+    for frozen, own in itertools.pairwise(arms):
+        if own.adapted is None or frozen.adapted is not None:
+            continue
+        gaps = None
+        if chosen.frames:
+            _logger.info("Comparing the features of %s", own.name)
+            try:
+                with threads_put_back(), refused_settings():
+                    gaps = adaptations.feature_gaps(
+                        own.runs[0],
+                        own.adapted,
+                        chosen.sensors or [own.trained_with],
+                        chosen.frames,
+                        chosen.first_layout,
+                    )
+            except USER_ERRORS as error:
+                problems.append(f"{own.runs[0].folder}: {error}")
+        found.append(adaptations.compared(results, frozen, own, gaps))
+    return found
+
+
 def _films(arm: Arm, content: dict[str, Any], chosen: Settings, problems: list[str]) -> list[clips.Clip]:
     """Of an arm's first run, behind the sensor of its training and the one with which it loses most."""
     by_sensor = next(policy for policy in content["policies"] if policy["name"] == arm.name)["by_sensor"]
@@ -196,7 +251,7 @@ def _films(arm: Arm, content: dict[str, Any], chosen: Settings, problems: list[s
         return []
     _logger.info("Filming %s", arm.name)
     with threads_put_back():
-        loaded = _loaded(arm.runs[0], problems)
+        loaded = _loaded(arm.runs[0], arm.adapted, problems)
         if loaded is None:
             return []
         config, policy, encoder = loaded
@@ -216,7 +271,7 @@ def _encoders(
     source = None
     for arm in arms:
         config = arm.config
-        if config.encoder.kind != "defm" or config.encoder.trainable:
+        if config.encoder.kind != "defm" or config.encoder.trainable or arm.adapted is not None:
             continue
         kwargs = environments.encoder_kwargs(config.encoder)
         size = make_task(config.env).depth_size(config.encoder)

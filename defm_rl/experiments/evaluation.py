@@ -16,9 +16,10 @@ import numpy as np
 import torch
 
 from defm_rl.encoders import DepthEncoder
+from defm_rl.encoders.weights import file_sha256
 from defm_rl.experiments import environments, statistics
 from defm_rl.experiments.config import USER_ERRORS, Config, ConfigError, refused_settings
-from defm_rl.experiments.episodes import Episode, Policy, run_episodes
+from defm_rl.experiments.episodes import Episode, Policy, Seeing, run_episodes
 from defm_rl.experiments.progress import progress_bar
 from defm_rl.experiments.provenance import provenance
 from defm_rl.experiments.runs import Run, verify_encoder, write_json
@@ -142,7 +143,7 @@ def describe(figures: dict[str, Any]) -> str:
     return ", ".join([*parts, f"{reward['episodes']} episodes"])
 
 
-def load(run: Run) -> tuple[Config, Policy, DepthEncoder | None]:
+def load(run: Run) -> tuple[Config, Seeing, DepthEncoder | None]:
     """A run's configuration, policy and encoder, the encoder's weights verified; settles the threads for them.
 
     Raises:
@@ -192,16 +193,21 @@ class Cell:
         run: The run.
         sensor: The sensor's name.
         options: Which episodes, and how.
+        adapted: A file of adapted weights that take the place of the encoder's own.
     """
 
     run: Run
     sensor: str
     options: Options
+    adapted: Path | None = None
 
     @property
     def folder(self) -> Path:
         """Where the results are kept, with the run."""
-        return self.run.folder / "evaluations" / f"{self.options.first_layout}-{self.options.episodes}" / self.sensor
+        folder = self.run.folder / "evaluations" / f"{self.options.first_layout}-{self.options.episodes}"
+        if self.adapted is not None:
+            folder /= f"adapted-{file_sha256(self.adapted)[:12]}"
+        return folder / self.sensor
 
     @property
     def finished(self) -> bool:
@@ -234,6 +240,7 @@ class Cell:
             "checkpoint": fingerprint(self.run),
             "sensor": self.sensor,
             "trained_with": make_task(config.env).sensor,
+            "adapted": None if self.adapted is None else file_sha256(self.adapted),
             "seed": config.seed,
             **provenance(),
         }

@@ -60,3 +60,26 @@ def learning_curves(groups: Mapping[str, Sequence[Run]], path: Path) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, bbox_inches="tight")
     plt.close(figure)
+
+
+def losses(curve: Sequence[Mapping[str, float]], trained: Sequence[str], path: Path) -> None:
+    """Losses of an adaptation over its steps: a line for each camera, dashed where nothing was trained on it.
+
+    Args:
+        curve: Rows of step, seconds, and a loss for each camera.
+        trained: The cameras that were trained on.
+        path: The picture to write.
+    """
+    figure, axes = plt.subplots(figsize=(6.4, 3.6), dpi=150)
+    steps = [row["step"] for row in curve]
+    names = [name for name in curve[0] if name not in ("step", "seconds")]
+    for name, colour in zip(names, itertools.cycle(COLOURS), strict=False):
+        style = "-" if name in trained else "--"
+        axes.plot(steps, [row[name] for row in curve], style, color=colour, linewidth=1.8, alpha=0.9, label=name)
+    axes.set(xlabel="steps", ylabel="loss on held-out scenes", ylim=(0, None))
+    axes.set_xlim(left=0)
+    axes.grid(alpha=0.25)
+    axes.legend(frameon=False, fontsize=8)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, bbox_inches="tight")
+    plt.close(figure)

@@ -189,6 +189,25 @@ def exact_test(successes: Sequence[bool] | NDArray[np.bool_], others: Sequence[b
     return float(test(table).pvalue)
 
 
+def paired_test(successes: Sequence[bool] | NDArray[np.bool_], others: Sequence[bool] | NDArray[np.bool_]) -> float:
+    """McNemar's exact test (1947) of two success rates on the same layouts, in the same order.
+
+    Only layouts on which one succeeds and the other fails say anything: without a difference each of these is a toss of
+    a fair coin.
+
+    Returns:
+        The two-sided p value; 1 where there are no such layouts.
+
+    Raises:
+        ValueError: Where the two have different numbers of episodes, or none.
+    """
+    a, b = np.asarray(successes, bool), np.asarray(others, bool)
+    if not a.size or a.shape != b.shape:
+        raise ValueError(f"Pairs need an episode of each on every layout, got {a.size} and {b.size} episodes.")
+    better, worse = int((a & ~b).sum()), int((~a & b).sum())
+    return float(stats.binomtest(better, better + worse).pvalue) if better + worse else 1.0
+
+
 def _matrix(scores: Scores) -> Scores:
     matrix = np.asarray(scores, float)
     if matrix.ndim != 2 or not matrix.size:

@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from defm_rl.experiments.config import Config
@@ -23,11 +24,13 @@ class Arm:
         name: What sets it apart from the other arms.
         runs: Its runs, by seed.
         configs: Their configurations.
+        adapted: A file of adapted weights that take the place of their encoder's own.
     """
 
     name: str
     runs: tuple[Run, ...]
     configs: tuple[Config, ...]
+    adapted: Path | None = None
 
     @property
     def config(self) -> Config:
@@ -58,6 +61,11 @@ def group(runs: Sequence[Run], configs: Sequence[Config]) -> list[Arm]:
         ordered = sorted(indices, key=lambda index: configs[index].seed)
         arms.append(Arm(name, tuple(runs[i] for i in ordered), tuple(configs[i] for i in ordered)))
     return arms
+
+
+def adapted_arm(arm: Arm, adapted: Path) -> Arm:
+    """The same policy with the weights of an adaptation in the place of its encoder's own."""
+    return dataclasses.replace(arm, name=f"{arm.name}, adapted", adapted=adapted)
 
 
 def task_name(config: Config) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from defm_rl.experiments.config import AlgoConfig, Config
-from defm_rl.experiments.episodes import Policy, WatchEpisodes
+from defm_rl.experiments.episodes import Policy, Seeing, WatchEpisodes
 from defm_rl.experiments.progress import Progress
 
 _MODULES = {"ppo": "sb3", "sac": "sb3", "rsl_ppo": "rsl_rl", "distillation": "rsl_rl"}
@@ -60,9 +60,9 @@ def make_trainer(
     return make(config, env, checkpoint, steps, changed)
 
 
-def load_policy(config: Config, checkpoint: Path) -> Policy:
+def load_policy(config: Config, checkpoint: Path) -> Seeing:
     """The policy from a folder that a trainer's `save` filled."""
-    load: Callable[[Config, Path], Policy] = _module(config.algo).load_policy
+    load: Callable[[Config, Path], Seeing] = _module(config.algo).load_policy
     return load(config, checkpoint)
 
 

@@ -2,7 +2,7 @@
 
 import hashlib
 import io
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,9 @@ import torch
 from numpy.typing import NDArray
 from rsl_rl.runners import DistillationRunner, OnPolicyRunner
 from tensordict import TensorDict
+from torch import nn
 
+from defm_rl.adaptation import Standardization
 from defm_rl.experiments.config import Config, ConfigError, DistillationConfig, RslPPOConfig, RslRlConfig
 from defm_rl.experiments.environments import (
     camera_keys,
@@ -203,6 +205,21 @@ class RslRlPolicy:
         """Forgets the episodes that are over, or all."""
         with torch.inference_mode():
             self.model.reset(None if dones is None else torch.as_tensor(dones, device=self._device))
+
+    @property
+    def network(self) -> nn.Module | None:
+        """What makes features of depth inside the policy; None where they are made before it, or it sees no depth."""
+        network: nn.Module | None = self.model.encoder
+        return network
+
+    def standardization(self, cameras: Sequence[str]) -> Standardization | None:
+        """How the policy sees the features of its cameras; None where they come as they are."""
+        norms = self.model.feature_norms
+        if not set(cameras) <= set(norms):
+            return None
+        mean = torch.stack([norms[key].mean for key in cameras])
+        deviation = torch.stack([norms[key].std + norms[key].eps for key in cameras])
+        return Standardization(mean, deviation, norms[cameras[0]].clip)
 
 
 make_trainer = RslRlTrainer

@@ -18,7 +18,8 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 from torch import Tensor, nn
 
-from defm_rl.experiments.config import Config, EncoderConfig, PPOConfig, SACConfig
+from defm_rl.adaptation import Standardization
+from defm_rl.experiments.config import Config, ConfigError, EncoderConfig, PPOConfig, SACConfig
 from defm_rl.experiments.environments import camera_keys, encoder_kwargs, policy_keys, trainable_stages, training_seed
 from defm_rl.experiments.episodes import Observations, WatchEpisodes
 from defm_rl.experiments.networks import DepthCnn
@@ -109,6 +110,33 @@ class SB3Policy:
 
     def reset(self, dones: NDArray[np.bool_] | None = None) -> None:
         """Nothing is remembered."""
+
+    @property
+    def network(self) -> nn.Module | None:
+        """What makes features of depth inside the policy; None where they are made before it, or it sees no depth."""
+        acting: Any = self.model.policy
+        extractor = acting.actor.features_extractor if isinstance(self.model, SAC) else acting.pi_features_extractor
+        if isinstance(extractor, DefmExtractor):
+            return extractor.encoder
+        if not isinstance(extractor, ScratchCnn):
+            return None
+        if len(extractor.cnns) > 1:
+            raise ConfigError(
+                f"The policy has a network for each of its cameras ({', '.join(extractor.cnns)}): one that they share "
+                "can be adapted, as algo=rsl_ppo makes it, or any of a single camera."
+            )
+        (only,) = extractor.cnns.values()
+        return next(only.children())
+
+    def standardization(self, cameras: Sequence[str]) -> Standardization | None:
+        """How the policy sees the features of its cameras; None where they come as they are."""
+        statistics = self.statistics
+        if statistics is None:
+            return None
+        known: Any = statistics.obs_rms
+        mean, variance = (np.stack([getattr(known[key], name) for key in cameras]) for name in ("mean", "var"))
+        deviation = np.sqrt(variance + statistics.epsilon)
+        return Standardization(torch.from_numpy(mean), torch.from_numpy(deviation), statistics.clip_obs)
 
 
 make_trainer = SB3Trainer

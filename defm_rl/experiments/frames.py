@@ -1,0 +1,113 @@
+"""Clean depth of a task's scenes, as its policy, random actions, or both come by it."""
+
+from typing import Any
+
+import numpy as np
+from gymnasium.vector import VectorEnv, VectorWrapper
+from numpy.typing import NDArray
+
+from defm_rl.adaptation import Frames
+from defm_rl.encoders import DepthEncoder
+from defm_rl.experiments import environments
+from defm_rl.experiments.config import Config, ConfigError
+from defm_rl.experiments.episodes import Policy
+from defm_rl.experiments.progress import progress_bar
+from defm_rl.experiments.tasks import IDEAL, Ability, make_task
+
+DRIVERS = ("both", "policy", "random")
+_NOISE = 0.6  # of half the actions' range, on the policy's actions
+_RANDOM_SHARE = 0.3  # of actions that are drawn at random where both drive
+_SEED_STEPS = 1 << 40  # a seed of its own, which a training that goes on after some steps does not take
+
+
+class _Recorder(VectorWrapper):
+    """Keeps the depth that passes, as the environment gives it, and which episode it is of."""
+
+    def __init__(self, env: VectorEnv[Any, Any, Any], cameras: tuple[str, ...]) -> None:
+        super().__init__(env)
+        self._cameras = cameras
+        self._episode = np.arange(self.num_envs)
+        self.depth: list[NDArray[Any]] = []
+        self.scenes: list[NDArray[np.int64]] = []
+        self.views: list[NDArray[np.int64]] = []
+
+    @property
+    def count(self) -> int:
+        """Frames so far."""
+        return sum(map(len, self.depth))
+
+    def reset(self, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
+        """Resets and keeps."""
+        observations, infos = self.env.reset(**kwargs)
+        self._keep(observations)
+        return observations, infos
+
+    def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
+        """Steps and keeps; with same-step autoreset what comes after an end is of the next episode."""
+        observations, rewards, terminated, truncated, infos = self.env.step(actions)
+        self._episode = self._episode + self.num_envs * np.logical_or(terminated, truncated)
+        self._keep(observations)
+        return observations, rewards, terminated, truncated, infos
+
+    def _keep(self, observations: dict[str, NDArray[Any]]) -> None:
+        for view, camera in enumerate(self._cameras):
+            self.depth.append(observations[camera][:, 0].astype(np.float16))
+            self.scenes.append(self._episode)
+            self.views.append(np.full(self.num_envs, view))
+
+
+def task_frames(
+    config: Config,
+    count: int,
+    policy: Policy | None = None,
+    encoder: DepthEncoder | None = None,
+    *,
+    by: str = "both",
+    seed: int = 0,
+) -> Frames:
+    """Frames of layouts that evaluations never use, seen ideally.
+
+    Args:
+        config: The experiment.
+        count: How many at the least.
+        policy: What drives, with noise on its actions; without it actions are random.
+        encoder: The policy's, where depth is encoded before it.
+        by: "policy", "random", or "both": the policy, but for a share of random actions.
+        seed: Of layouts and actions.
+
+    Raises:
+        ConfigError: For a task without depth, or a driver that there is not.
+    """
+    if by not in DRIVERS:
+        raise ConfigError(f"by={by}: frames come by {', '.join(DRIVERS)}.")
+    cameras = environments.camera_keys(config.encoder)
+    keys = environments.policy_keys(config.encoder, config.algo) if policy is not None else cameras
+    task = make_task(config.env)
+    task.require(Ability.FRAMES)
+    env = task.make(keys, sensor=IDEAL, seed=seed)
+    recorder = _Recorder(env, cameras)
+    seen = recorder if policy is None else environments.encode_once(recorder, config.encoder, encoder)
+    rng = np.random.default_rng(seed)
+    low, high = env.single_action_space.low, env.single_action_space.high  # type: ignore[attr-defined]
+    shape = (env.num_envs, *low.shape)
+    at_random = 1.0 if policy is None or by == "random" else _RANDOM_SHARE if by == "both" else 0.0
+    bar = progress_bar(total=count, unit="frame", desc="collecting", leave=False)
+    try:
+        observations, _ = seen.reset(seed=environments.training_seed(seed, _SEED_STEPS))
+        if policy is not None:
+            policy.reset()
+        while recorder.count < count:
+            actions = rng.uniform(low, high, shape)
+            if policy is not None and at_random < 1:
+                driven = policy.act(observations) + rng.normal(0, _NOISE, shape) * (high - low) / 2
+                draws = rng.random((env.num_envs, *[1] * low.ndim)) < at_random
+                actions = np.where(draws, actions, np.clip(driven, low, high))
+            observations, _, terminated, truncated, _ = seen.step(actions.astype(np.float32))
+            if policy is not None:
+                policy.reset(np.logical_or(terminated, truncated))
+            bar.update(recorder.count - bar.n)
+    finally:
+        bar.close()
+        env.close()
+    parts = (np.concatenate(part) for part in (recorder.depth, recorder.scenes, recorder.views))
+    return Frames.of(*parts)
