@@ -11,7 +11,8 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import VecMonitor
 
-from defm_rl.sb3 import GymnasiumVecEnv, VecEncodeDepth
+from defm_rl.gymnasium import SimulateSensor
+from defm_rl.sb3 import FeatureProjection, GymnasiumVecEnv, VecEncodeDepth
 
 
 @pytest.mark.parametrize("ends", [("truncated",), ("terminated",), ("truncated", "terminated")])
@@ -249,6 +250,12 @@ def test_tensors_and_nested_dicts_become_what_sb3_takes(batch):
             last = infos_[i]["terminal_observation"]
             np.testing.assert_equal(infos[i]["terminal_observation"], {paths[key]: x for key, x in last.items()})
             assert infos[i]["TimeLimit.truncated"]
+
+
+def test_a_policy_learns_from_tensors_in_nested_dicts():
+    inner = SimulateSensor(TensorVectorEnv(vector_env(nested=True, episode_steps=3)), "stereo")
+    env = VecEncodeDepth(GymnasiumVecEnv(inner), **ENCODER)
+    PPO("MultiInputPolicy", env, **PPO_SETTINGS, policy_kwargs={"features_extractor_class": FeatureProjection}).learn(8)
 
 
 def test_final_infos_of_single_environments_are_understood():
