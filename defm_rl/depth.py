@@ -44,6 +44,15 @@ Size = int | tuple[int, int]
 Unit = str | float
 """Of depth: "m", "mm", or the metres of one count, such as 0.0001."""
 
+# The largest count of each integer type that is no hole, as far as float32 tells it from the type's largest.
+_LAST_VALID = {
+    dtype: float(np.nextafter(np.float32(torch.iinfo(dtype).max), np.float32(0)))
+    for dtype in (
+        *(torch.int8, torch.int16, torch.int32, torch.int64),
+        *(torch.uint8, torch.uint16, torch.uint32, torch.uint64),
+    )
+}
+
 _Images = TypeVar("_Images", Tensor, NDArray[np.generic])
 
 
@@ -86,9 +95,20 @@ class DepthFormat:
         images = self.metres(as_images(images))
         if check_values is None:
             check_values = images.device.type == "cpu"
-        if check_values and not is_traced():
-            self._check_values(images)
+        if check_values and not is_traced() and not looks_metric(images):
+            nearest_m = self.beyond_range_m(depth)
+            if nearest_m is not None:
+                warn_of_scale(self.far_message(nearest_m))
+            check_sign(images)
         return images
+
+    def beyond_range_m(self, depth: DepthImages) -> float | None:
+        """The nearest of what `depth` shows where that is beyond 100 m, which no depth camera sees; else None.
+
+        What `max_depth_m` makes a hole counts: where millimetres are taken for metres, everything is beyond it.
+        """
+        nearest_m = float(_valid_range(DepthFormat(self.unit).read(depth, check_values=False))[0].min())
+        return nearest_m if MAX_DEPTH_M < nearest_m < math.inf else None
 
     def metres(self, counts: Tensor) -> Tensor:
         """Metres, float32, of counts of any shape and dtype; 0 beyond `max_depth_m` and for an integer's largest value.
@@ -104,7 +124,7 @@ class DepthFormat:
         """What `metres` reads as the given metres: rounded where `dtype` is of integers, and within their range."""
         counts = metres if self.metres_per_count == 1.0 else metres / self.metres_per_count
         if not dtype.is_floating_point:
-            counts = counts.round().clamp(0.0, _last_valid(dtype))
+            counts = counts.round().clamp(0.0, _LAST_VALID[dtype])
         return counts.to(dtype)
 
     def far_message(self, nearest_m: float) -> str:
@@ -118,7 +138,7 @@ class DepthFormat:
     def _last_count(self, dtype: torch.dtype) -> float:
         """The largest count that is no hole."""
         limit = math.inf if self.max_depth_m is None else self.max_depth_m / self.metres_per_count
-        return limit if dtype.is_floating_point else min(limit, _last_valid(dtype))
+        return limit if dtype.is_floating_point else min(limit, _LAST_VALID[dtype])
 
     def _check_integers(self, dtype: torch.dtype) -> None:
         if self.unit == "m":
@@ -131,12 +151,6 @@ class DepthFormat:
                 f"depth in millimetres must have 16 bits or more, got {dtype}, which ends at 0.255 m: it looks like an "
                 "image made for display; pass the camera's own depth, or unit= the metres of one count"
             )
-
-    def _check_values(self, images: Tensor) -> None:
-        nearest_m = beyond_range_m(images)
-        if nearest_m is not None:
-            warn_of_scale(self.far_message(nearest_m))
-        check_sign(images)
 
 
 def normalize_depth(
@@ -242,7 +256,9 @@ def as_depth(
     Warns:
         ScaleWarning: Something is seen, and nothing of it is nearer than 100 m: these may be millimetres.
     """
-    return DepthFormat(unit, max_depth_m).read(depth, check_values=check_values)
+    is_metres = isinstance(unit, str) and unit == "m" and max_depth_m is None
+    depth_format = _METRES if is_metres else DepthFormat(unit, max_depth_m)
+    return depth_format.read(depth, check_values=check_values)
 
 
 def normalize_channels(
@@ -320,14 +336,15 @@ class DepthScaleMonitor:
 
     Args:
         frames: Number of frames to wait for.
-        depth_format: Unit and limit of the depth. Default: metres, without a limit.
+        depth_format: Unit of the depth. Default: metres.
         camera: The camera's name, for the warning.
     """
 
     def __init__(self, frames: int = 256, *, depth_format: DepthFormat | None = None, camera: str = "") -> None:
         _check_positive("frames", frames)
         self.frames = frames
-        self.depth_format = depth_format or DepthFormat()
+        # Without a limit: in millimetres, everything may be beyond it.
+        self.depth_format = DepthFormat("m" if depth_format is None else depth_format.unit)
         self.done = False
         self._of_camera = f" of {camera!r}" if camera else ""
         self._scaled = self._far = self._negative = 0
@@ -371,19 +388,14 @@ class DepthScaleMonitor:
             )
 
 
-def beyond_range_m(images: Tensor) -> float | None:
-    """The nearest depth of (B, H, W) metres where that is beyond 100 m, which no depth camera sees; else None."""
-    for some in (images[0, ::8, ::8], images):  # the first nearly always tells, and is much cheaper
-        if bool(((some > 0) & (some <= MAX_DEPTH_M)).any()):
-            return None
-    nearest_m = float(_valid_range(images)[0].min())
-    return nearest_m if nearest_m < math.inf else None
+def looks_metric(images: Tensor) -> bool:
+    """Whether anything in (B, H, W) metres is valid and nearer than 100 m."""
+    some = images[0, ::8, ::8]  # it nearly always tells, and is much cheaper
+    return any(bool(((x > 0) & (x <= MAX_DEPTH_M)).any()) for x in (some, images))
 
 
 def check_sign(images: Tensor) -> None:
     """Raises a ValueError where (B, H, W) holds negative values and no other, NaN aside."""
-    if bool((images[0, ::8, ::8] >= 0).any()):  # nearly always, and much cheaper than looking at everything
-        return
     if bool((images < 0).any()) and not bool((images >= 0).any()):
         raise ValueError(
             f"depth must be positive, got only negative values (such as {images.min().item():.4g}): "
@@ -494,11 +506,6 @@ def _as_limit(max_depth_m: object) -> float | None:
     if not limit_m > 0.0:
         raise ValueError(f"max_depth_m must be positive, got {limit_m:g}: pass None for no limit")
     return None if limit_m == math.inf else limit_m
-
-
-def _last_valid(dtype: torch.dtype) -> float:
-    """The largest count of an integer type that is no hole, as far as float32 tells it from the type's largest."""
-    return float(np.nextafter(np.float32(torch.iinfo(dtype).max), np.float32(0)))
 
 
 def _valid_range(images: Tensor) -> tuple[Tensor, Tensor]:
@@ -636,3 +643,6 @@ def _cleaned(depth: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 def _scale(plane: Tensor, channel: int, out: Tensor) -> Tensor:
     """Write plane * scale + shift of a channel into `out`, in one pass; `out` may be the plane itself."""
     return torch.add(plane.new_full((), _SHIFT[channel]), plane, alpha=_SCALE[channel], out=out)
+
+
+_METRES = DepthFormat()

@@ -159,6 +159,6 @@ class SensorTransform(Transform):
     def _widened(self, box: spaces.Box, key: str) -> spaces.Box:
         """The space with room for holes and for noise beyond the farthest depth that the environment itself gives."""
         farthest = min(self.cameras[key].sensor.max_depth_m, MAX_DEPTH_M) / self._format.metres_per_count
-        if np.issubdtype(box.dtype, np.integer):
-            farthest = min(farthest, np.iinfo(box.dtype.name).max)
+        limits = np.iinfo if np.issubdtype(box.dtype, np.integer) else np.finfo
+        farthest = min(farthest, float(limits(box.dtype.name).max))
         return spaces.Box(0, np.maximum(box.high, farthest).astype(box.dtype), box.shape, box.dtype.type)

@@ -3,14 +3,17 @@
 import math
 import re
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from defm_rl.depth import (
+    DepthFormat,
     DepthScaleMonitor,
     ScaleWarning,
     _normalize_traceable,
@@ -396,3 +399,172 @@ class TestScaleMonitor:
             warnings.simplefilter("error")
             monitor.update(torch.full((3, 8, 8), 0.5))
             monitor.update(torch.full((10, 8, 8), -1.0))
+
+
+def messages(caught: list[warnings.WarningMessage]) -> list[str]:
+    return [str(each.message) for each in caught if each.category is ScaleWarning]
+
+
+class TestUnits:
+    """Counts become metres, and what stands for no measurement becomes a hole."""
+
+    @pytest.mark.parametrize("unit", ["mm", 1e-4, 2.5e-4, 1 / 5000, np.float32(1e-4)])
+    @pytest.mark.parametrize("dtype", [np.uint16, ">u2", np.int32, np.float32, np.float64])
+    def test_counts_are_metres(self, unit: str | float, dtype: str) -> None:
+        per_count = 1e-3 if unit == "mm" else float(unit)
+        counts = np.random.default_rng(0).integers(1000, 6000, (2, 24, 40))
+        metres = as_depth(counts.astype(dtype), unit)
+        assert metres.dtype == torch.float32
+        np.testing.assert_allclose(metres.numpy(), counts * per_count, rtol=1e-6)
+
+    def test_numbers_and_names_of_one_unit_are_equal(self) -> None:
+        assert DepthFormat(1.0) == DepthFormat(1) == DepthFormat("m") == DepthFormat(max_depth_m=math.inf)
+        assert DepthFormat(0.001, 5) == DepthFormat("mm", 5.0) != DepthFormat("mm")
+
+    @pytest.mark.parametrize("dtype", [np.uint16, np.int16, np.int32, np.uint32, np.int64, np.uint64, ">u2", "<u4"])
+    def test_an_integers_largest_value_is_a_hole(self, dtype: str) -> None:
+        counts = np.full((4, 4), 1500, dtype)
+        counts[0, 0] = np.iinfo(np.dtype(dtype).name).max
+        metres = as_depth(counts, "mm")
+        assert metres[0, 0, 0] == 0
+        assert metres[0].flatten()[1:].tolist() == pytest.approx([1.5] * 15)
+
+    def test_a_float_of_that_size_is_a_distance(self) -> None:
+        assert as_depth(torch.tensor([[65535.0, 1500.0]]), "mm")[0, 0, 0] == pytest.approx(65.535)
+
+    @pytest.mark.parametrize("size", [None, (12, 20)])
+    def test_beyond_the_limit_is_a_hole_before_anything_else_is_made_of_it(
+        self, depth: Tensor, size: tuple[int, int] | None
+    ) -> None:
+        holes = depth.where(depth <= 3.0, 0.0)
+        assert 0.1 < (holes == 0).float().mean() < 0.9
+        assert torch.equal(normalize_depth(depth, size, max_depth_m=3.0), normalize_depth(holes, size))
+        counts = (depth * 10000).round().to(torch.int32)
+        close = normalize_depth(counts, size, unit=1e-4, max_depth_m=3.0)
+        assert torch.allclose(close, normalize_depth(holes, size), atol=1e-3)
+
+    def test_the_limit_itself_is_seen(self) -> None:
+        assert as_depth(np.array([[3000, 3001]], np.uint16), "mm", max_depth_m=3.0)[0, 0].tolist() == pytest.approx(
+            [3.0, 0.0]
+        )
+        assert as_depth(torch.tensor([[math.nan, math.inf, 3.0]]), max_depth_m=3.0).tolist() == [[[0.0, 0.0, 3.0]]]
+
+    @pytest.mark.parametrize("dtype", [torch.uint16, torch.int32, torch.float16, torch.float32])
+    @pytest.mark.parametrize("unit", ["mm", 1e-4])
+    def test_metres_become_the_counts_that_they_were_read_from(self, dtype: torch.dtype, unit: str | float) -> None:
+        depth_format = DepthFormat(unit)
+        counts = torch.arange(0, 2000, 8).to(dtype)
+        torch.testing.assert_close(depth_format.counts(depth_format.metres(counts), dtype), counts)
+
+    def test_what_is_too_far_for_a_type_becomes_its_last_distance_and_no_hole(self) -> None:
+        for dtype in (torch.uint16, torch.int32):
+            counts = DepthFormat(1e-4).counts(torch.tensor([1e6, -1.0]), dtype)
+            assert DepthFormat(1e-4).metres(counts)[0] > 0
+            assert counts[1].item() == 0
+
+    @pytest.mark.parametrize(
+        ("settings", "error", "says"),
+        [
+            ({"unit": "cm"}, ValueError, "unknown unit 'cm'.*'m' or 'mm'.*0.01 for centimetres"),
+            ({"unit": 0}, ValueError, "is 0 m.*0.0001"),
+            ({"unit": -1e-3}, ValueError, "is -0.001 m"),
+            ({"unit": math.nan}, ValueError, "is nan m"),
+            ({"unit": math.inf}, ValueError, "is inf m"),
+            ({"unit": 5000}, ValueError, "pass 1/5000"),
+            ({"unit": True}, TypeError, "got True.*'m' or 'mm'"),
+            ({"unit": None}, TypeError, "got None"),
+            ({"max_depth_m": 0}, ValueError, "positive, got 0: pass None"),
+            ({"max_depth_m": -2.0}, ValueError, "positive, got -2"),
+            ({"max_depth_m": math.nan}, ValueError, "positive, got nan"),
+            ({"max_depth_m": False}, TypeError, "got False"),
+            ({"max_depth_m": "5"}, TypeError, "got '5'"),
+        ],
+    )
+    def test_what_is_no_unit_or_limit(self, settings: dict[str, object], error: type[Exception], says: str) -> None:
+        with pytest.raises(error, match=says):
+            normalize_depth(torch.ones(8, 8), **settings)  # type: ignore[arg-type]
+
+    def test_eight_bits_need_a_number(self) -> None:
+        centimetres = np.array([[150, 255]], np.uint8)
+        assert as_depth(centimetres, 0.01).tolist() == [[[1.5, 0.0]]]
+        with pytest.raises(TypeError, match="16 bits"):
+            as_depth(centimetres, 0.001)
+
+    def test_exports_with_a_unit_and_a_limit(self, depth: Tensor) -> None:
+        class Normalize(torch.nn.Module):
+            def forward(self, counts: Tensor) -> Tensor:
+                return normalize_depth(counts, 16, unit=1e-4, max_depth_m=3.0)
+
+        counts = (depth * 10000).round().to(torch.int32)
+        counts[0, 0, 0] = torch.iinfo(torch.int32).max
+        expected = Normalize()(counts)
+        batch = {"counts": {0: torch.export.Dim("batch")}}
+        exported = torch.export.export(Normalize(), (counts,), dynamic_shapes=batch).module()
+        traced = torch.jit.trace(Normalize(), (counts,))
+        for program in (exported, traced):
+            assert torch.allclose(program(counts[:2]), expected[:2], atol=1e-6)
+
+    @pytest.mark.parametrize(
+        "changed",
+        [
+            lambda x: np.asfortranarray(x),
+            lambda x: x[::-1, ::-1][::-1, ::-1],
+            lambda x: np.repeat(x, 2, axis=2)[..., ::2],
+            lambda x: x.astype(x.dtype.newbyteorder()),
+            lambda x: np.frombuffer(b"\0" + x.tobytes(), np.uint8)[1:].view(x.dtype).reshape(x.shape),
+            lambda x: np.ma.masked_array(x).data,
+        ],
+        ids=["fortran", "backwards", "strided", "byte order", "unaligned and read-only", "view"],
+    )
+    @pytest.mark.parametrize("dtype", [np.uint16, np.float32, np.float64])
+    def test_any_array_of_numpy_is_taken(
+        self, changed: Callable[[NDArray[np.generic]], NDArray[np.generic]], dtype: type[np.generic]
+    ) -> None:
+        array = np.random.default_rng(0).integers(500, 5000, (3, 24, 40)).astype(dtype)
+        assert torch.equal(normalize_depth(changed(array), unit="mm"), normalize_depth(array, unit="mm"))
+
+
+class TestMillimetresTakenForMetres:
+    @pytest.mark.parametrize("shape", [(24, 40), (4, 24, 40)])
+    def test_are_warned_of_at_the_line_that_passes_them(self, shape: tuple[int, ...]) -> None:
+        with pytest.warns(ScaleWarning, match="nearer than 500 m.*millimetres.*unit='mm'") as caught:
+            normalize_depth(torch.full(shape, 500.0).index_fill(-1, torch.tensor([0]), 0.0))
+        assert caught[0].filename == __file__
+
+    def test_are_warned_of_behind_a_limit_that_hides_them(self) -> None:
+        with pytest.warns(ScaleWarning, match="millimetres"):
+            normalize_depth(torch.full((24, 40), 500.0), max_depth_m=10.0)
+
+    def test_metres_holes_and_a_far_sky_are_not(self) -> None:
+        near = torch.full((2, 24, 40), 1e6)
+        near[1, 23, 39] = 5.0
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            for depth in (near, torch.zeros(2, 24, 40), torch.full((24, 40), math.inf), torch.full((24, 40), 99.0)):
+                normalize_depth(depth)
+            normalize_depth(torch.full((24, 40), 500.0), unit="mm")
+
+    def test_a_monitor_warns_once_after_many_frames_and_names_the_camera(self) -> None:
+        monitor = DepthScaleMonitor(frames=8, camera="wrist")
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            monitor.update(torch.full((7, 8, 8), 800.0))
+            assert not caught
+            monitor.update(torch.full((4, 8, 8), 700.0))
+            monitor.update(torch.full((20, 8, 8), 700.0))
+        (said,) = messages(caught)
+        assert "'wrist'" in said
+        assert "nearer than 700 m" in said
+
+    def test_a_monitor_is_silent_about_a_sky_that_ends(self) -> None:
+        monitor = DepthScaleMonitor(frames=8)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            monitor.update(torch.full((7, 8, 8), 1e4))
+            monitor.update(torch.full((7, 8, 8), 12.0))
+        assert monitor.done
+
+    def test_a_monitor_knows_the_unit(self) -> None:
+        monitor = DepthScaleMonitor(frames=8, depth_format=DepthFormat("mm", 2.0))
+        monitor.watch(torch.full((9, 8, 8), 5000, dtype=torch.int32))
+        assert monitor.done

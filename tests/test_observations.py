@@ -1,6 +1,7 @@
 """Which parts of an observation space are taken for depth."""
 
 import pickle
+import warnings
 from copy import deepcopy
 
 import numpy as np
@@ -10,10 +11,12 @@ from gymnasium import spaces
 from gymnasium.spaces.utils import flatten_space
 from gymnasium.vector.utils import batch_space
 
-from defm_rl import DepthEncoder
+from defm_rl import DepthEncoder, normalize_depth
+from defm_rl.depth import ScaleWarning
 from defm_rl.observations import (
     DepthLayout,
     FeatureBox,
+    NormalizingTransform,
     depth_layouts,
     describe_encoder,
     leaves,
@@ -22,6 +25,7 @@ from defm_rl.observations import (
     standardized_space,
     with_leaves,
 )
+from defm_rl.simulation import SensorTransform
 
 
 def box(*shape, dtype=np.float32):
@@ -168,6 +172,8 @@ BASE = {"encoder": "defm_regnet_y_400mf", "weights": "random", "features": ["P4"
         {"bifpn": False},
         {"size": (32, 64)},
         {"unit": "mm"},
+        {"unit": 0.0001},
+        {"max_depth_m": 5.0},
     ],
     ids=str,
 )
@@ -209,3 +215,61 @@ def test_parts_are_replaced_in_their_place_and_nothing_else_is_touched():
     assert tree == {"a": {"b": 1, "c": {"d": 2}}, "e/f": 3}
     space = spaces.Dict([("z", box(8)), ("a", spaces.Tuple([box(1)]))])
     assert list(with_leaves(space, {"z": box(4)}).spaces) == ["z", "a"]
+
+
+def test_descriptions_without_a_limit_are_those_of_encoders_that_knew_none():
+    assert describe_encoder(DepthEncoder(**BASE)).endswith(" unit=m")
+    assert describe_encoder(DepthEncoder(**BASE, unit=0.001)).endswith(" unit=mm")
+
+
+def images(dtype, cameras=("front", "rear"), shape=(1, 32, 32)):
+    return spaces.Dict({camera: spaces.Box(0, 60000, shape, dtype) for camera in cameras})
+
+
+@pytest.mark.parametrize("dtype", [">u2", ">f4", "f2", "f8"])
+def test_depth_of_any_byte_order_and_width_is_found(dtype):
+    assert set(depth_layouts(images(np.dtype(dtype)))) == {"front", "rear"}
+
+
+@pytest.mark.parametrize("dtype", [">u2", "u2", "i4", "u4", ">f4", "f2", "f8"])
+def test_every_type_of_depth_goes_through_the_transforms(dtype):
+    space = images(np.dtype(dtype))
+    depth = np.random.default_rng(0).uniform(0.6, 6.0, (3, 1, 32, 32))
+    counts = {key: (depth * 1000).astype(dtype) for key in space}
+    metres = counts["front"].astype(np.float32)[:, 0] / 1000
+    normalized = NormalizingTransform(space, list(space), unit="mm", dtype=np.float32).reset(counts)
+    for key in space:
+        np.testing.assert_allclose(normalized[key], normalize_depth(metres).numpy(), atol=1e-3)
+    shown = SensorTransform(space, 3, "ideal", list(space), unit="mm").reset(counts)
+    np.testing.assert_allclose(shown["rear"], counts["rear"])
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.int32, np.float32])
+def test_holes_of_integers_stay_holes_through_trainers_that_make_floats_of_them(dtype):
+    layout = DepthLayout.of(spaces.Box(0, 65535, (1, 32, 32), dtype), "depth")
+    given = torch.full((1, 1, 32, 32), 1500.0)
+    given[..., 0] = float(np.iinfo(np.uint16).max) if dtype == np.float32 else float(np.iinfo(dtype).max)
+    first = layout.images(given)[0, 0, 0]
+    assert first == (65535.0 if dtype == np.float32 else 0.0)
+
+
+def test_cameras_of_unlike_types_keep_their_holes():
+    space = spaces.Dict(a=spaces.Box(0, 65535, (32, 32), np.uint16), b=spaces.Box(0, 9000, (32, 32), np.float32))
+    depth = {"a": np.full((1, 32, 32), 65535, np.uint16), "b": np.full((1, 32, 32), 2000, np.float32)}
+    channels = NormalizingTransform(space, None, unit="mm", dtype=np.float32).reset(depth)
+    np.testing.assert_allclose(channels["a"], normalize_depth(np.zeros((1, 32, 32), np.float32)), atol=1e-6)
+    np.testing.assert_allclose(channels["b"], normalize_depth(np.full((1, 32, 32), 2.0, np.float32)), atol=1e-5)
+
+
+@pytest.mark.parametrize("scale", [0.001, 0.2, 1000.0])
+@pytest.mark.parametrize("make", [NormalizingTransform, lambda space, keys: SensorTransform(space, 16, "ideal", keys)])
+def test_each_camera_is_watched_for_itself_and_none_stops_a_training(make, scale):
+    transform = make(images(np.float32), ["front", "rear"])
+    metres = np.random.default_rng(0).uniform(0.6, 4.0, (16, 1, 32, 32)).astype(np.float32)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for _ in range(20):
+            transform.reset({"front": metres, "rear": metres * np.float32(scale)})
+    (said,) = [str(each.message) for each in caught if each.category is ScaleWarning]
+    assert "'rear'" in said
+    assert ("millimetres" if scale > 1 else "[0, 1]") in said

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from defm_rl.depth import DepthFormat, Unit, beyond_range_m, is_traced, normalize_channels, warn_of_scale
+from defm_rl.depth import DepthFormat, Unit, is_traced, looks_metric, normalize_channels, warn_of_scale
 from defm_rl.encoders.base import Encoder
 from defm_rl.encoders.freezing import freeze, unfreeze
 from defm_rl.encoders.inference import Compiled, FrozenRunner
@@ -358,8 +358,8 @@ class DepthEncoder(nn.Module):
         if not is_traced():
             if self._fixed_maps and tuple(images.shape[1:]) != self._image_size:
                 self._check_map_sizes((images.shape[1], images.shape[2]))
-            if self.checks_scale and images.device.type == "cpu":
-                nearest_m = beyond_range_m(images)
+            if self.checks_scale and images.device.type == "cpu" and not looks_metric(images):
+                nearest_m = self.depth_format.beyond_range_m(depth)
                 if nearest_m is not None:
                     self.checks_scale = False
                     warn_of_scale(self.depth_format.far_message(nearest_m))

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from defm_rl.depth import DepthFormat, DepthScaleMonitor, Unit
 from defm_rl.names import hint
 
 _FLOAT32 = torch.finfo(torch.float32)
@@ -36,13 +37,14 @@ class DepthCamera:
             only); "auto" for the first of these that it gives.
         min_depth_m: What is nearer counts as not measured. Newton's renderer, for one, has no near clip.
         max_depth_m: What is farther counts as not measured.
+        unit: "m", "mm", or the metres of one count, for a sensor of one's own that gives something else.
         where: The configuration key that errors name, such as "observations.policy.depth.params".
 
     Attributes:
         data_type: The data type that is read.
 
     Raises:
-        ValueError: Where there is no such sensor, or it gives no depth.
+        ValueError: Where there is no such sensor, it gives no depth, or the unit is none.
     """
 
     def __init__(
@@ -53,6 +55,7 @@ class DepthCamera:
         data_type: str = "auto",
         min_depth_m: float = 0.0,
         max_depth_m: float = math.inf,
+        unit: Unit = "m",
         where: str = "params",
     ) -> None:
         if name not in sensors:
@@ -64,6 +67,11 @@ class DepthCamera:
                 f"{where}: min_depth_m and max_depth_m must be 0 <= min < max, got {min_depth_m} and {max_depth_m}."
             )
         self._near_m, self._far_m = max(min_depth_m, _FLOAT32.tiny), min(max_depth_m, _FLOAT32.max)
+        try:
+            self._format = DepthFormat(unit)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{where}.unit: {error}.") from error
+        self._monitor = DepthScaleMonitor(depth_format=self._format, camera=name)
         self._cap_m = min(_cap_m(self._sensor.cfg), _FLOAT32.max)
 
     @property
@@ -73,8 +81,13 @@ class DepthCamera:
         return int(height), int(width)
 
     def read(self) -> Tensor:
-        """The images of all environments: (N, H, W) float32, metres along the optical axis, a tensor of its own."""
-        depth = as_torch(self._sensor.data.output[self.data_type])[..., 0]
+        """The images of all environments: (N, H, W) float32, metres along the optical axis, a tensor of its own.
+
+        Warns:
+            ScaleWarning: They do not look like metres, see `DepthScaleMonitor`.
+        """
+        depth = self._format.metres(as_torch(self._sensor.data.output[self.data_type])[..., 0])
+        self._monitor.update(depth)
         far_m = min(self._far_m, self._cap_m)
         if self.data_type == RAY_LENGTH:
             # The cap is the ray's, the limits are the depth's.

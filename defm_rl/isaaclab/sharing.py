@@ -9,7 +9,7 @@ from weakref import WeakKeyDictionary, WeakValueDictionary
 import torch
 from torch import Tensor
 
-from defm_rl.depth import DepthScaleMonitor
+from defm_rl.depth import Unit
 from defm_rl.encoders import DepthEncoder
 from defm_rl.encoders.base import Encoder
 from defm_rl.encoders.zoo import CARDS
@@ -24,6 +24,7 @@ class CameraSettings:
     data_type: str
     min_depth_m: float
     max_depth_m: float
+    unit: Unit
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ class EncodedCamera:
         self.camera, self.encoder = camera, encoder
         self.encodings = self.images_encoded = 0
         self._chunk = chunk
-        self._monitor = DepthScaleMonitor()
+        encoder.checks_scale = False  # the camera watches itself
         self._depth: Tensor | None = None
         self._features = torch.empty(0)
 
@@ -96,7 +97,6 @@ class EncodedCamera:
     def _encode(self, depth: Tensor) -> Tensor:
         self.encodings += 1
         self.images_encoded += len(depth)
-        self._monitor.update(depth)
         return self.encoder.encode(depth, chunk=self._chunk)
 
 

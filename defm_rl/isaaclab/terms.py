@@ -9,11 +9,11 @@ from typing import Any
 from isaaclab.managers import EventTermCfg, ManagerTermBase, ObservationGroupCfg, ObservationTermCfg
 from torch import Tensor
 
-from defm_rl.depth import normalize_channels
+from defm_rl.depth import Unit, normalize_channels
 from defm_rl.isaaclab.sharing import CameraSettings, Delay, EncoderSettings, SharedDepth
 from defm_rl.names import hint
 
-_CAMERA_FIELDS = ("sensor", "data_type", "min_depth_m", "max_depth_m")
+_CAMERA_FIELDS = ("sensor", "data_type", "min_depth_m", "max_depth_m", "unit")
 
 
 class DefmFeatures(ManagerTermBase):
@@ -47,6 +47,7 @@ class DefmFeatures(ManagerTermBase):
         data_type: str = "auto",
         min_depth_m: float = 0.0,
         max_depth_m: float = math.inf,
+        unit: Unit = "m",
         latency_steps: int = 0,
         encoder: str = "defm_resnet18",
         weights: str = "hub",
@@ -70,6 +71,7 @@ class DefmFeatures(ManagerTermBase):
             data_type: "depth", "distance_to_image_plane", "distance_to_camera", or "auto": what the camera gives.
             min_depth_m: What is nearer counts as not measured.
             max_depth_m: What is farther counts as not measured.
+            unit: Of the camera's depth: "m", "mm", or the metres of one count.
             latency_steps: How many of the policy's steps the features are old, within an episode.
             encoder: A published model's name, see `defm_rl.list_encoders()`.
             weights: "hub", the path of a file, or "random".
@@ -129,6 +131,7 @@ class DefmDepth(ManagerTermBase):
         data_type: str = "auto",
         min_depth_m: float = 0.0,
         max_depth_m: float = math.inf,
+        unit: Unit = "m",
         latency_steps: int = 0,
         normalize: bool = True,
         channel_axis: bool = True,
@@ -143,6 +146,7 @@ class DefmDepth(ManagerTermBase):
             data_type: Which of the camera's images.
             min_depth_m: What is nearer counts as not measured.
             max_depth_m: What is farther counts as not measured.
+            unit: Of the camera's depth: "m", "mm", or the metres of one count.
             latency_steps: How many of the policy's steps the images are old, within an episode.
             normalize: Whether to give the three standardised channels, or metres.
             channel_axis: Whether metres are (N, 1, H, W) or (N, H, W), which Stable-Baselines3 takes for no image.

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from defm_rl.depth import DepthFormat, DepthImages, Unit, beyond_range_m, check_sign, is_traced
+from defm_rl.depth import DepthFormat, DepthImages, Unit, check_sign, is_traced, looks_metric
 from defm_rl.sensors import operators as op
 from defm_rl.sensors.noise import Noise
 from defm_rl.sensors.profiles import Sensor, make_sensor
@@ -74,8 +74,8 @@ def check_depth(
     images = depth_format.read(depth, check_values=False)
     if check_values is None:
         check_values = images.device.type == "cpu"
-    if check_values and not is_traced():
-        nearest_m = beyond_range_m(images)
+    if check_values and not is_traced() and not looks_metric(images):
+        nearest_m = depth_format.beyond_range_m(depth)
         if nearest_m is not None:
             raise ValueError(depth_format.far_message(nearest_m))
         check_sign(images)
@@ -136,6 +136,8 @@ class SimulatedCamera:
         seed: Of the random numbers.
         mounting: Turns each episode's images by random angles. Its positions are left to the simulator.
         horizontal_fov_deg: Of the images; needed for the turning.
+        unit: Of the depth that comes: "m", "mm", or the metres of one count, such as 0.0001.
+        max_depth_m: Beyond it a pixel that comes is a hole; None for no limit.
         device: Where depth will be.
 
     Attributes:
@@ -154,6 +156,8 @@ class SimulatedCamera:
         seed: int = 0,
         mounting: MountingJitter | None = None,
         horizontal_fov_deg: float | None = None,
+        unit: Unit = "m",
+        max_depth_m: float | None = None,
         device: str | torch.device = "cpu",
     ) -> None:
         self.sensor = make_sensor(sensor) if isinstance(sensor, str) else sensor
@@ -163,6 +167,7 @@ class SimulatedCamera:
             raise ValueError("this sensor has a latency or a frame rate: pass step_s, the seconds between two frames")
         if mounting is not None and horizontal_fov_deg is None:
             raise ValueError("to turn images, pass the camera's horizontal_fov_deg")
+        self._format = DepthFormat(unit, max_depth_m)
         self._step_s = step_s or 1.0
         self._fov_deg = horizontal_fov_deg
         # A frame is at its oldest just before the next one arrives.
@@ -204,12 +209,14 @@ class SimulatedCamera:
         """Captures one frame in each environment, and gives the latest that has arrived.
 
         Args:
-            depth: (N, H, W), planar metres, as `check_depth` gives it.
+            depth: (N, H, W), planar depth without NaN and negative values, as `check_depth` gives it.
             envs: Whose frames these are, (N,) integers, each once; by default everyone's.
 
         Returns:
-            (N, H, W), of the dtype of `depth`.
+            (N, H, W), metres, of the dtype of `depth`; float32 with another unit or a limit.
         """
+        if self._format != DepthFormat():
+            depth = self._format.metres(depth)
         everyone = envs is None
         envs = self._everyone if envs is None else envs.to(self.device)
         if depth.ndim != 3 or len(depth) != len(envs):

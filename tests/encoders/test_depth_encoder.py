@@ -20,6 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from defm_rl import DepthEncoder, normalize_depth
+from defm_rl.depth import ScaleWarning
 from defm_rl.encoders import inference
 from defm_rl.encoders.inference import share_count
 from defm_rl.encoders.pooling import SpatialSoftmax, make_pool
@@ -559,3 +560,42 @@ def test_the_batches_of_a_vit_are_left_to_pytorchs_threads(name, pool_is_there):
     many = 5 * torch.rand(4, 64, 64)
     torch.testing.assert_close(encoder.encode(many), encoder(many), rtol=1e-4, atol=1e-4)
     assert (encoder._runner._pool is not None) == pool_is_there
+
+
+def test_counts_and_a_limit_give_the_features_of_metres_with_holes(depth):
+    holes = depth.where(depth <= 3.0, 0.0)
+    counts = (depth * 10000).round().numpy().astype(np.uint16)
+    counts[0, 0] = 65535
+    holes[0, 0] = 0.0
+    encoder = make(unit=1e-4, max_depth_m=3.0)
+    for features in (encoder(counts), encoder.encode(counts)):
+        torch.testing.assert_close(features, make()(holes), rtol=1e-3, atol=1e-3)
+
+
+def test_millimetres_taken_for_metres_get_one_warning_in_a_loop():
+    encoder = make()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        encoder(torch.ones(1, 32, 32))
+        for _ in range(3):
+            encoder.encode(torch.full((1, 32, 32), 900.0))
+            encoder(torch.full((1, 32, 32), 900.0))
+    (said,) = [str(each.message) for each in caught if each.category is ScaleWarning]
+    assert "millimetres" in said
+
+
+@pytest.mark.parametrize("pool", ["columns", "flatten"])
+def test_images_of_another_size_than_the_features_are_for_are_refused(pool):
+    encoder = make(features="P4", pool=pool, image_size=(48, 96))
+    assert encoder(torch.ones(1, 48, 96)).shape == (1, encoder.feature_dim)
+    for call in (encoder, encoder.encode):
+        with pytest.raises(ValueError, match=r"32x64 pixels.*48x96.*image_size=\(32, 64\).*size=\(48, 96\)"):
+            call(torch.ones(1, 32, 64))
+    assert encoder(torch.ones(1, 40, 90)).shape == (1, encoder.feature_dim)  # padded to the same map
+    resized = make(features="P4", pool=pool, size=(48, 96))
+    assert resized(torch.ones(1, 32, 64)).shape == (1, resized.feature_dim)
+
+
+def test_images_of_another_size_are_taken_where_the_features_do_not_depend_on_it():
+    encoder = make(features="P4", pool="grid", image_size=(48, 96))
+    assert encoder(torch.ones(1, 32, 64)).shape == (1, encoder.feature_dim)

@@ -8,6 +8,7 @@ import torch
 from depth_tasks import CAMERA_X_M, IMAGE, NUM_ENVS, RAYS, WALL_X_M, WallEnvCfg, hold, make, place
 from isaaclab.sensors import MultiMeshRayCasterCameraCfg, RayCasterCameraCfg
 
+from defm_rl.depth import ScaleWarning
 from defm_rl.isaaclab import DepthCamera
 
 NAN, INF = float("nan"), float("inf")
@@ -72,6 +73,20 @@ def test_the_length_of_rays_becomes_depth():
     torch.testing.assert_close(depth.flatten(), torch.full((4,), 3.0))
 
 
+@pytest.mark.parametrize(("unit", "per_count"), [("mm", 1e-3), (0.0001, 1e-4)])
+def test_another_unit_becomes_metres(unit, per_count):
+    counts = sensor([0.5 / per_count, 2.0 / per_count, 6.0 / per_count, INF])
+    depth = DepthCamera({"camera": counts}, "camera", unit=unit, max_depth_m=5.0).read()
+    torch.testing.assert_close(depth.flatten(), torch.tensor([0.5, 2.0, 0.0, 0.0]))
+
+
+def test_a_camera_that_gives_millimetres_is_warned_of_by_name_and_once():
+    camera = DepthCamera({"wrist": sensor([500.0, 900.0, 0.0, INF])}, "wrist", max_depth_m=5.0)
+    with pytest.warns(ScaleWarning, match="'wrist'.*millimetres") as caught:
+        torch.stack([camera.read() for _ in range(600)])
+    assert len(caught) == 1
+
+
 class FisheyeCameraCfg:
     clipping_range = (0.1, 10.0)
 
@@ -89,6 +104,7 @@ class FisheyeCameraCfg:
         ({"camera": sensor([1.0])}, {"data_type": "distance_to_camera"}, r"p\.data_type: .* but depth: add it to"),
         ({"camera": SimpleNamespace(cfg=SimpleNamespace())}, {}, r"p\.sensor: .* which gives no images"),
         ({"camera": sensor([1.0])}, {"min_depth_m": 2.0, "max_depth_m": 1.0}, r"p: min_depth_m and max_depth_m"),
+        ({"camera": sensor([1.0])}, {"unit": 1000}, r"p\.unit: .*pass 1/1000"),
         (
             {"camera": sensor([1.0], data_type="distance_to_camera", spawn=FisheyeCameraCfg())},
             {},

@@ -9,7 +9,7 @@ import torch
 from scipy import ndimage, stats
 
 from defm_rl import DepthEncoder
-from defm_rl.sensors import SENSORS, Noise, SimulatedCamera, compose, make_sensor, simulate
+from defm_rl.sensors import SENSORS, Noise, SimulatedCamera, check_depth, compose, make_sensor, simulate
 from defm_rl.sensors import operators as op
 
 ALL = list(SENSORS)
@@ -419,3 +419,22 @@ def test_composed_sensors_act_one_after_the_other():
     by_hand = noise(4)
     expected = SENSORS["zedx"](SENSORS["realsense_parkour"](depth, by_hand), by_hand)
     torch.testing.assert_close(simulate(depth, both), torch.where(expected <= 1.5, expected, 0.0))
+
+
+@pytest.mark.parametrize("unit", ["mm", 1e-4, 1 / 5000])
+def test_counts_and_a_limit_are_what_metres_with_holes_are(unit):
+    metres = torch.full((2, 32, 32), 1.5)
+    metres[:, :4] = 4.0
+    counts = (metres / (1e-3 if unit == "mm" else unit)).round().to(torch.int32)
+    holes = metres.where(metres < 3.0, 0.0)
+    expected = simulate(holes, "redwood")
+    torch.testing.assert_close(simulate(counts, "redwood", unit=unit, max_depth_m=3.0), expected)
+    torch.testing.assert_close(check_depth(counts, unit, max_depth_m=3.0), holes)
+    torch.testing.assert_close(SimulatedCamera("redwood", 2, unit=unit, max_depth_m=3.0)(counts), expected)
+    counts[:] = torch.iinfo(torch.int32).max
+    assert not check_depth(counts, unit).any()
+
+
+def test_millimetres_are_refused_behind_a_limit_too():
+    with pytest.raises(ValueError, match="millimetres"):
+        simulate(torch.full((2, 32, 32), 1500.0), "stereo", max_depth_m=10.0)

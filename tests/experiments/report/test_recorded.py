@@ -101,3 +101,31 @@ def test_long_recordings_are_thinned_evenly(tmp_path):
     assert (frames < 15).sum() == 5
     assert frames[0] == pytest.approx(0.1)
     assert frames[-1] == pytest.approx(30)
+
+
+@pytest.mark.parametrize("shape", [(4, 8), (4, 8, 1), (1, 4, 8), (1, 1, 4, 8), (1, 4, 8, 1)])
+def test_a_frame_is_what_its_shape_says(tmp_path, shape):
+    np.save(tmp_path / "a.npy", METRES.reshape(shape))
+    assert load(tmp_path).frames == pytest.approx(METRES[None])
+
+
+@pytest.mark.parametrize("shape", [(3, 4, 8), (3, 1, 4, 8), (3, 4, 8, 1)])
+@pytest.mark.parametrize("dtype", ["<f4", ">f4", ">u2", "i4"])
+def test_a_video_is_what_its_shape_says(tmp_path, shape, dtype):
+    video = np.stack([MM, MM + 100, MM + 200])
+    metres = video / np.float32(1000)
+    np.save(tmp_path / "a.npy", np.asfortranarray((metres if "f" in dtype else video).reshape(shape).astype(dtype)))
+    assert load(tmp_path).frames == pytest.approx(metres, abs=1e-3)
+
+
+def test_units_limits_and_saturated_pixels(tmp_path):
+    counts = MM * 10
+    counts[0] = 65535
+    Image.fromarray(counts).save(tmp_path / "d405.png")
+    frames = load(tmp_path, unit=0.0001, max_depth_m=1.45).frames[0]
+    assert (frames[0] == 0).all()
+    assert frames[1:] == pytest.approx(np.where(METRES <= 1.45, METRES, 0)[1:], abs=1e-4)
+    with pytest.raises(ConfigError, match=r"recorded_unit.*1/5000"):
+        load(tmp_path, unit=5000)
+    with pytest.raises(ConfigError, match="recorded_max_depth_m"):
+        load(tmp_path, max_depth_m=0)
