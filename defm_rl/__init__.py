@@ -4,14 +4,16 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from defm_rl.checking import check_env
     from defm_rl.depth import normalize_depth
     from defm_rl.encoders import DepthEncoder, list_encoders, load_encoder
 
-__all__ = ["DepthEncoder", "list_encoders", "load_encoder", "normalize_depth"]
+__all__ = ["DepthEncoder", "check_env", "list_encoders", "load_encoder", "normalize_depth"]
 
 # Imported when they are asked for: on a robot, where `defm_rl.deploy` runs exported policies, there is no PyTorch.
 _HOMES = {
     "DepthEncoder": "defm_rl.encoders",
+    "check_env": "defm_rl.checking",
     "list_encoders": "defm_rl.encoders",
     "load_encoder": "defm_rl.encoders",
     "normalize_depth": "defm_rl.depth",

@@ -32,7 +32,13 @@ def test_importing_the_library_imports_nothing_that_it_can_do_without():
 def test_the_public_names_are_there():
     import defm_rl
 
-    assert sorted(defm_rl.__all__) == ["DepthEncoder", "list_encoders", "load_encoder", "normalize_depth"]
+    assert sorted(defm_rl.__all__) == [
+        "DepthEncoder",
+        "check_env",
+        "list_encoders",
+        "load_encoder",
+        "normalize_depth",
+    ]
     assert all(hasattr(defm_rl, name) for name in defm_rl.__all__)
     assert set(defm_rl.__all__) <= set(dir(defm_rl))
     with pytest.raises(AttributeError, match="DepthEncodr"):

@@ -13,13 +13,13 @@ from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 from torch import Tensor
 
+from defm_rl.checking import SUCCESS_KEYS
 from defm_rl.depth import MAX_DEPTH_M, DepthFormat, as_tensor
 from defm_rl.envs.core import DRAWN_LAYOUTS
 from defm_rl.experiments.config import ConfigError, suggest
 from defm_rl.observations import DepthLayout, depth_layouts, leaves
 
 STATE = "state"  # the key of an observation that is one vector
-SUCCESS_KEYS = ("success", "is_success")
 _FIRST = "defm_rl_first"  # in the options of a reset by hand: tells it from one at an episode's end
 _SEEDS = (DRAWN_LAYOUTS[0], 2**32)  # many environments take seeds of 32 bits only
 
