@@ -21,6 +21,7 @@ from defm_rl.encoders.pooling import SIZED_POOLS, make_pool
 from defm_rl.encoders.weights import WeightsInfo
 from defm_rl.encoders.zoo import CARDS, load_encoder
 from defm_rl.kernels import cpu
+from defm_rl.names import hint
 
 Size = int | tuple[int, int]
 
@@ -514,8 +515,8 @@ class DepthEncoder(nn.Module):
         unknown = [stage for stage in stages if stage not in known]
         if unknown:
             raise ValueError(
-                f'trainable must be "none", "all", or stages of {self.encoder_name}: {", ".join(known)}; '
-                f"got {unknown[0]!r}."
+                f'trainable must be "none", "all", or stages of {self.encoder_name}, got {unknown[0]!r}'
+                f"{hint(unknown[0], ('all', 'none', *known))}."
             )
         return stages
 

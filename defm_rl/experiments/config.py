@@ -373,18 +373,28 @@ USER_ERRORS = (ConfigError, WeightsUnavailableError, WeightsNotFoundError, Inval
 
 
 @contextlib.contextmanager
-def refused_settings() -> Iterator[None]:
-    """Turns the refusal of a setting by what is built from it into a ConfigError."""
+def refused_settings(group: str = "") -> Iterator[None]:
+    """Turns the refusal of a setting by what is built from it into a ConfigError.
+
+    Args:
+        group: Where the setting stands; its keys are named as on the command line.
+    """
     try:
         yield
-    except USER_ERRORS:
+    except (WeightsUnavailableError, WeightsNotFoundError, InvalidWeightsError) as error:
+        raise type(error)(f"encoder.weights: {error}") from error
+    except ConfigError:
         raise
     except (TypeError, ValueError, ImportError) as error:
-        raise ConfigError(str(error)) from error
+        raise ConfigError(f"{group}: {error}" if group else str(error)) from error
 
 
-def check_overrides(overrides: Sequence[str]) -> None:
-    """Raises a ConfigError where the command line's overrides do not fit, every value of a sweep included."""
+def check_overrides(overrides: Sequence[str]) -> list[DictConfig]:
+    """The configurations that a command line asks for; of a sweep, one with each value.
+
+    Raises:
+        ConfigError: Where overrides do not fit.
+    """
     parser = OverridesParser.create()
     keys = known_keys()
     choices: list[list[str]] = []
@@ -405,10 +415,10 @@ def check_overrides(overrides: Sequence[str]) -> None:
         else:
             choices.append([text])
     first = [values[0] for values in choices]
-    compose_config(first)
-    for index, values in enumerate(choices):
-        for value in values[1:]:
-            compose_config([*first[:index], value, *first[index + 1 :]])
+    others = [
+        [*first[:index], value, *first[index + 1 :]] for index, values in enumerate(choices) for value in values[1:]
+    ]
+    return [compose_config(chosen) for chosen in (first, *others)]
 
 
 def explain(error: Exception, overrides: Sequence[str]) -> str:
@@ -437,7 +447,7 @@ def _belongs_to(group: str, key: str, message: str) -> str:
     """To which options of a group a key belongs that the chosen one does not have."""
     owners, near = [], ""
     for schema in _SCHEMAS[group]:
-        keys = list(_keys_below(group, schema))
+        keys = list(keys_below(group, schema))
         if key in keys:
             owners.append(option_of(schema))
         elif f"not in '{schema.__name__}'" in message:
@@ -457,16 +467,17 @@ def known_keys() -> list[str]:
     for top in dataclasses.fields(Config):
         keys.append(top.name)
         for schema in _SCHEMAS.get(top.name, ()):
-            keys.extend(_keys_below(top.name, schema))
-    keys.extend(_keys_below("evaluation", EvaluationConfig))
+            keys.extend(keys_below(top.name, schema))
+    keys.extend(keys_below("evaluation", EvaluationConfig))
     return list(dict.fromkeys(keys))
 
 
-def _keys_below(prefix: str, schema: type) -> Iterator[str]:
+def keys_below(prefix: str, schema: type) -> Iterator[str]:
+    """The dotted keys of a schema's fields; of a nested one, itself and those of its fields."""
     for entry in dataclasses.fields(schema):
         yield f"{prefix}.{entry.name}"
         if isinstance(entry.type, type) and dataclasses.is_dataclass(entry.type):
-            yield from _keys_below(f"{prefix}.{entry.name}", entry.type)
+            yield from keys_below(f"{prefix}.{entry.name}", entry.type)
 
 
 def suggest(word: str, known: Sequence[str]) -> str:

@@ -1,4 +1,7 @@
-"""`defm-rl evaluate RUN... [sensors=all]`: trained policies on layouts never seen in training, behind any camera."""
+"""`defm-rl evaluate RUN... [sensors=all]`: trained policies on layouts never seen in training, behind any camera.
+
+RUN is a run's folder, or one with runs in it, such as a sweep's.
+"""
 
 import itertools
 import logging
@@ -19,7 +22,7 @@ from defm_rl.experiments.interruption import INTERRUPTED, stop_on_sigterm
 from defm_rl.experiments.report import adaptations, clips, recorded, scenes, settings, summary
 from defm_rl.experiments.report.arms import Arm, adapted_arm, group
 from defm_rl.experiments.report.write import default_folder, write_report
-from defm_rl.experiments.runs import Run
+from defm_rl.experiments.runs import Run, runs_below
 from defm_rl.experiments.tasks import Ability, make_task
 
 _logger = logging.getLogger(__name__)
@@ -77,7 +80,22 @@ def parse(arguments: Sequence[str]) -> tuple[list[Run], Settings]:
         find_weights("", chosen.adapted)  # before hours of evaluation, not after
     if chosen.recorded is not None:
         recorded.depth_files(Path(chosen.recorded))  # before hours of evaluation, not after
-    return [Run(folder) for folder in dict.fromkeys(folders)], chosen
+    return _runs(list(dict.fromkeys(folders))), chosen
+
+
+def _runs(folders: Sequence[Path]) -> list[Run]:
+    """The runs in folders, those of sweeps in theirs; what never got as far as a checkpoint is left out with a line.
+
+    Where that leaves nothing, all are kept, for each to be refused with its reason.
+    """
+    found = {folder: runs_below(folder) or [Run(folder)] for folder in folders}
+    runs = list(dict.fromkeys(run for below in found.values() for run in below))
+    empty = [run for run in runs if run.folder.exists() and not run.checkpoint.exists()]
+    if len(empty) == len(runs):
+        return runs
+    if empty:
+        _logger.info("Left out, without a checkpoint: %s", ", ".join(str(run.folder) for run in empty))
+    return [run for run in runs if run not in empty]
 
 
 def main(arguments: Sequence[str]) -> int:

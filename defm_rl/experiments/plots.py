@@ -1,6 +1,5 @@
 """Learning curves."""
 
-import csv
 import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,19 +11,19 @@ matplotlib.use("Agg")  # files only: no window, on machines without a display to
 import matplotlib.pyplot as plt
 import numpy as np
 
+from defm_rl.experiments import history
 from defm_rl.experiments.runs import Run
 
 COLOURS = ("#0b6e99", "#c8553d", "#588b49", "#7a5195", "#8a6d3b", "#444444")
 
 
 def read_history(run: Run) -> dict[str, np.ndarray]:
-    """The columns of a run's history; none where it has not begun."""
-    path = run.folder / "history.csv"
-    if not path.exists():
+    """The columns of a run's history that have figures, NaN in rows without; nothing where no episode ended in it."""
+    rows = history.read(run.folder / "history.csv")
+    known = [name for name in (rows[0] if rows else ()) if any(row[name] for row in rows)]
+    if "episode_reward" not in known and "success_rate" not in known:
         return {}
-    with path.open() as file:
-        rows = list(csv.DictReader(file))
-    return {name: np.array([float(row[name]) for row in rows]) for name in (rows[0] if rows else ())}
+    return {name: np.array([float(row[name] or "nan") for row in rows]) for name in known}
 
 
 def learning_curves(groups: Mapping[str, Sequence[Run]], path: Path) -> None:
@@ -32,19 +31,23 @@ def learning_curves(groups: Mapping[str, Sequence[Run]], path: Path) -> None:
 
     One line per run, one colour and one label per group.
 
+    There is no picture where there is nothing to show.
+
     Args:
         groups: Runs with a history, by label. An empty label is not written.
         path: The picture to write.
     """
+    histories = {label: list(filter(None, map(read_history, runs))) for label, runs in groups.items()}
+    if not any(histories.values()):
+        path.unlink(missing_ok=True)
+        return
     figure, axes = plt.subplots(figsize=(6.4, 3.6), dpi=150)
-    succeeds = all(
-        "success_rate" in read_history(run) or not read_history(run) for runs in groups.values() for run in runs
-    )
-    for (label, runs), colour in zip(groups.items(), itertools.cycle(COLOURS), strict=False):
+    succeeds = all("success_rate" in columns for found in histories.values() for columns in found)
+    for (label, drawn), colour in zip(histories.items(), itertools.cycle(COLOURS), strict=False):
         ends = []
-        for history in filter(None, map(read_history, runs)):
-            steps = history["steps"] / 1000
-            reached = 100 * history["success_rate"] if succeeds else history["episode_reward"]
+        for columns in drawn:
+            steps = columns["steps"] / 1000
+            reached = 100 * columns["success_rate"] if succeeds else columns["episode_reward"]
             axes.plot(steps, reached, color=colour, linewidth=1.8, alpha=0.9)
             ends.append((steps[-1], reached[-1]))
         if label and ends:

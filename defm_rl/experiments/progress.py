@@ -1,6 +1,5 @@
 """What is watched while a policy trains: the bar, the curves, the history, the checkpoints, the clock."""
 
-import csv
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -11,6 +10,7 @@ import numpy as np
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
+from defm_rl.experiments import history
 from defm_rl.experiments.episodes import Episode, WatchEpisodes
 
 COLUMNS = ("steps", "seconds", "success_rate", "episode_reward", "episode_steps")  # and the task's own measures
@@ -23,10 +23,16 @@ def progress_bar(iterable: Any = None, **settings: Any) -> Any:
 
 
 class Curves:
-    """TensorBoard's event files, and a Weights & Biases run where there is one."""
+    """TensorBoard's event files, and a Weights & Biases run where there is one.
 
-    def __init__(self, folder: Path, wandb_run: Any = None) -> None:
-        self._writer = SummaryWriter(str(folder))
+    Args:
+        folder: For the event files.
+        wandb_run: The run.
+        steps: Steps to go on from: what event files hold beyond them is of a process that was killed, and is not shown.
+    """
+
+    def __init__(self, folder: Path, wandb_run: Any = None, steps: int = 0) -> None:
+        self._writer = SummaryWriter(str(folder), purge_step=steps + 1)
         self._wandb_run = wandb_run
 
     @property
@@ -57,7 +63,7 @@ class Progress:
     """Watches a training, whichever library does it: the trainer calls `on_step` and `on_rollout`.
 
     Args:
-        history: A CSV file to which rollouts append a row, at most `MOST_ROWS` in a whole training.
+        history_file: A CSV file to which rollouts append a row, at most `MOST_ROWS` in a whole training.
         episodes: The environments' account.
         curves: Where the figures of each row go as well.
         total_steps: Steps of the whole training.
@@ -71,7 +77,7 @@ class Progress:
 
     def __init__(
         self,
-        history: Path,
+        history_file: Path,
         episodes: WatchEpisodes,
         curves: Curves,
         total_steps: int,
@@ -83,7 +89,7 @@ class Progress:
         save_every: int,
     ) -> None:
         self.curves, self.total_steps, self.seconds_before = curves, total_steps, seconds_before
-        self._history, self._episodes, self._time_limit_s = history, episodes, time_limit_s
+        self._history, self._episodes, self._time_limit_s = history_file, episodes, time_limit_s
         self._save, self._save_every, self._next_save = save, save_every, steps + save_every
         self._next_row = 0.0
         self._started = time.perf_counter()
@@ -107,12 +113,13 @@ class Progress:
 
     def on_rollout(self, steps: int) -> None:
         """Writes down how the last episodes went, and a checkpoint where one is due."""
-        if self._episodes.recent and (steps >= self._next_row or steps >= self.total_steps):
+        if steps >= self._next_row or steps >= self.total_steps:
             self._next_row = steps + self.total_steps / MOST_ROWS
-            figures = _averages(self._episodes.recent)
-            known = "success_rate" in figures
-            shown = f"{figures['success_rate']:.0%}" if known else f"{figures['episode_reward']:.3g}"
-            self._bar.set_postfix({"success" if known else "reward": shown}, refresh=False)
+            figures = _averages(self._episodes.recent) if self._episodes.recent else {}
+            if figures:
+                known = "success_rate" in figures
+                shown = f"{figures['success_rate']:.0%}" if known else f"{figures['episode_reward']:.3g}"
+                self._bar.set_postfix({"success" if known else "reward": shown}, refresh=False)
             self._write({"steps": steps, "seconds": round(self.seconds, 1)}, figures)
             self.curves.log({f"rollout/{name}": value for name, value in figures.items()}, steps)
         if steps >= self._next_save:
@@ -125,12 +132,7 @@ class Progress:
 
     def _write(self, when: Mapping[str, float], figures: Mapping[str, float]) -> None:
         row = {**when, **{name: f"{value:.4g}" for name, value in figures.items()}}
-        fresh = not self._history.exists()
-        with self._history.open("a", newline="") as file:
-            writer = csv.DictWriter(file, row)
-            if fresh:
-                writer.writeheader()
-            writer.writerow(row)
+        history.append(self._history, {**dict.fromkeys(COLUMNS, ""), **row})
 
 
 def _averages(episodes: Sequence[Episode]) -> dict[str, float]:

@@ -1,6 +1,7 @@
 """The configuration that a run was made with, as config.yaml has it, read by the version of today."""
 
-from collections.abc import Mapping, Sequence
+import dataclasses
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,6 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from defm_rl.experiments.config import (
-    FREE,
     GROUPS,
     Config,
     ConfigError,
@@ -18,6 +18,7 @@ from defm_rl.experiments.config import (
     explain,
     group_options,
     is_free,
+    keys_below,
     option_of,
     schema_of,
 )
@@ -36,8 +37,10 @@ def read_config(path: Path, overrides: Sequence[str] = (), settled: Mapping[str,
         ConfigError: Where the file cannot be read, says what cannot be any more, or an override does not fit.
     """
     saved = _load(path)
-    config = OmegaConf.structured(Config(**{group: _schema(path, saved, group)() for group in GROUPS}))
-    known, had = (flat(OmegaConf.to_container(tree)) for tree in (config, saved))
+    schemas = {group: _schema(path, saved, group) for group in GROUPS}
+    config = OmegaConf.structured(Config(**{group: schema() for group, schema in schemas.items()}))
+    leaves = _leaves(schemas)
+    known, had = (_flat(OmegaConf.to_container(tree), leaves) for tree in (config, saved))
     for key, value in {**had, **(settled or {})}.items():
         if key not in known:
             continue
@@ -58,13 +61,22 @@ def options_of(path: Path) -> list[str]:
     return [f"{group}={option_of(_schema(path, saved, group))}" for group in ("env", "algo")]
 
 
-def flat(tree: Any, prefix: str = "") -> dict[str, Any]:
-    """A nested dictionary by dotted keys."""
-    if not isinstance(tree, dict) or prefix in FREE:
+def _leaves(schemas: Mapping[str, type]) -> set[str]:
+    """The dotted keys that have values; a dictionary that a key takes, such as `env.kwargs`, is one value."""
+    keys = []
+    for entry in dataclasses.fields(Config):
+        kind: Any = schemas.get(entry.name, entry.type)
+        nested = isinstance(kind, type) and dataclasses.is_dataclass(kind)
+        keys += [entry.name, *(keys_below(entry.name, kind) if nested else ())]
+    return {key for key in keys if not any(other.startswith(f"{key}.") for other in keys)}
+
+
+def _flat(tree: Any, leaves: Collection[str], prefix: str = "") -> dict[str, Any]:
+    """Nested dictionaries by dotted keys, down to the leaves that are known, and whatever else there is."""
+    if prefix in leaves or not isinstance(tree, dict):
         return {prefix: tree}
-    return {
-        key: leaf for name, part in tree.items() for key, leaf in flat(part, f"{prefix}.{name}".lstrip(".")).items()
-    }
+    parts = (_flat(part, leaves, f"{prefix}.{name}".lstrip(".")) for name, part in tree.items())
+    return {key: value for part in parts for key, value in part.items()}
 
 
 def _load(path: Path) -> DictConfig:

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import logging
 import os
 import re
@@ -16,7 +17,8 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from defm_rl.encoders import DepthEncoder
-from defm_rl.experiments import animation, environments, plots
+from defm_rl.experiments import animation, environments, history, plots
+from defm_rl.experiments.check import check_settings
 from defm_rl.experiments.config import (
     CONF_MODULE,
     USER_ERRORS,
@@ -70,11 +72,12 @@ def _train(config: Config, run: Run, overrides: Sequence[str]) -> dict[str, Any]
     started = time.perf_counter()
     task = make_task(config.env)
     task.check(config)
-    with refused_settings():
+    with refused_settings("env"):
         task.settle(config)
-    former = _former(config, run, overrides) if config.resume else None
-    with refused_settings():
+    former = _former(run, overrides) if config.resume else None
+    with refused_settings("encoder"):
         encoder = environments.settle_weights(config.encoder, task.depth_size(config.encoder))
+    with refused_settings("env"):
         checkpoint, steps = (run.checkpoint, former["steps"]) if former else (None, 0)
         env = task.make_encoded(training_keys(config, checkpoint), config.encoder, encoder, seed=config.seed)
     if former is not None:
@@ -87,9 +90,13 @@ def _train(config: Config, run: Run, overrides: Sequence[str]) -> dict[str, Any]
             changed = [override.partition("=")[0].lstrip("+") for override in overrides] if former else []
             trainer = make_trainer(config, watched, checkpoint, steps, changed)
         run.save_config(config, [*run.overrides(), *overrides] if former else overrides)
-        curves = Curves(run.folder / "tensorboard", _start_wandb(config, run, former))
+        rewinds = history.cut(run.folder / "history.csv", steps) or not (former or {}).get("ended", True)
+        curves = Curves(run.folder / "tensorboard", _start_wandb(config, run, former, rewinds=rewinds), steps)
         cleanup.callback(curves.close)
-        if steps == 0 or steps < config.algo.total_steps:
+        done = _done(config, former) if former else None
+        if done:
+            _logger.info("%s is trained to its end: %s It is evaluated again.", run.folder, done)
+        else:
             _learn(config, run, trainer, watched, encoder, curves, former)
         env.close()
         metrics = _conclude(config, run, trainer, encoder, started)
@@ -126,16 +133,24 @@ def _conclude(
     return metrics
 
 
-def _former(config: Config, run: Run, overrides: Sequence[str]) -> dict[str, Any]:
-    """The state to go on from, with what is changed since among what was when it went on before.
-
-    Raises:
-        ConfigError: Where the changes make another policy of it.
-    """
-    check_same_policy(run, config)
+def _former(run: Run, overrides: Sequence[str]) -> dict[str, Any]:
+    """The state to go on from, with what is changed since among what was when it went on before."""
     state = run.state()
     resumed = {"steps": state["steps"], "overrides": list(overrides)}
     return {**state, "resumed": [*state.get("resumed", []), resumed]}
+
+
+def _done(config: Config, former: dict[str, Any]) -> str | None:
+    """Why a run has nothing left to learn, and how it gets more; None where it has."""
+    steps, seconds, algo = former["steps"], former["seconds"], config.algo
+    if steps >= algo.total_steps:
+        return f"{steps} of {algo.total_steps} steps are done, algo.total_steps={2 * steps} would add more."
+    if algo.time_limit_s is not None and seconds >= algo.time_limit_s:
+        return (
+            f"its {algo.time_limit_s:g} s are used up after {steps} of {algo.total_steps} steps, "
+            f"algo.time_limit_s={2 * seconds:.0f} would add more."
+        )
+    return None
 
 
 def _learn(
@@ -152,9 +167,9 @@ def _learn(
 
     interruption = Interruption()
 
-    def save() -> None:
+    def save(*, ended: bool = False) -> None:
         made_by = {"encoder": _describe(config, encoder), **trainer.origin}
-        state = {"steps": trainer.steps, "seconds": progress.seconds, **made_by, **kept}
+        state = {"steps": trainer.steps, "seconds": progress.seconds, "ended": ended, **made_by, **kept}
         with interruption.deferred():
             run.save_checkpoint(trainer.save, state)
 
@@ -174,9 +189,9 @@ def _learn(
             trainer.learn(config.algo.total_steps, progress)
         except KeyboardInterrupt:
             _logger.info("\nInterrupted: saving a checkpoint.")
-            save()
+            save(ended=True)
             raise
-        save()
+        save(ended=True)
 
 
 def _training(config: Config, run: Run) -> dict[str, Any]:
@@ -204,21 +219,38 @@ def _describe(config: Config, encoder: DepthEncoder | None) -> dict[str, Any]:
     }
 
 
-def _start_wandb(config: Config, run: Run, former: dict[str, Any] | None) -> Any:
-    """A Weights & Biases run where one is asked for; that of before, where training goes on."""
+def _start_wandb(config: Config, run: Run, former: dict[str, Any] | None, *, rewinds: bool) -> Any:
+    """A Weights & Biases run where one is asked for; that of before, where training goes on.
+
+    Args:
+        config: The experiment.
+        run: The folder.
+        former: The state to go on from.
+        rewinds: Whether it is behind what was logged, which then has to be taken back.
+    """
     if not config.logger.wandb:
         return None
     import wandb
 
-    return wandb.init(
+    start = functools.partial(
+        wandb.init,
         project=config.logger.project,
         name=f"{config.experiment}/{run.folder.name}",
         dir=run.folder,
         mode=config.logger.mode,  # type: ignore[arg-type]  # it says itself what it takes
         config=dataclasses.asdict(config),
-        id=former.get("wandb_id") if former else None,
-        resume="allow",
     )
+    before = former.get("wandb_id") if former else None
+    if former is None or before is None or not rewinds:
+        return start(id=before, resume="allow")
+    try:
+        return start(resume_from=f"{before}?_step={former['steps']}")
+    except wandb.Error as error:  # not every server can
+        _logger.warning(
+            "Weights & Biases cannot take run %s back to step %d (%s): a new run goes on from there.",
+            *(before, former["steps"], error),
+        )
+        return start()
 
 
 @hydra.main(version_base="1.3", config_path=f"pkg://{CONF_MODULE}", config_name="config")
@@ -231,11 +263,9 @@ def _job(composed: DictConfig) -> float:
     _logger.info("Run folder: %s", os.path.relpath(run.folder))
     stop_on_sigterm()
     try:
-        if composed.resume:
+        config = _config(composed, overrides)
+        if config.resume:
             overrides = overrides[len(run.options()) :]
-            config = dataclasses.replace(run.config(overrides), resume=composed.resume)
-        else:
-            config = to_config(composed)
         metrics = train(config, run, overrides)
     except USER_ERRORS as error:
         sys.stderr.write(f"defm-rl train: {error}\n")
@@ -254,9 +284,23 @@ def _job(composed: DictConfig) -> float:
     if encoder["kind"] == "defm" and encoder["weights"] == "random":
         _logger.info("(the encoder's weights are random, not the published ones)")
     pictures = [run.folder / name for name in ("episodes.gif", "learning_curve.png")]
-    shown = " and ".join(os.path.relpath(picture) for picture in pictures if picture.exists())
-    _logger.info("%.0f s altogether. Look at %s", metrics["training"]["total_s"], shown)
+    shown = [os.path.relpath(picture) for picture in pictures if picture.exists()]
+    look = f" Look at {' and '.join(shown)}" if shown else ""
+    _logger.info("%.0f s altogether.%s", metrics["training"]["total_s"], look)
+    if not pictures[1].exists():
+        _logger.info("No episode ended while it trained: there is no learning curve.")
     return float(evaluation.get("success_rate", evaluation["reward"])["mean"])
+
+
+def _config(composed: DictConfig, arguments: Sequence[str]) -> Config:
+    """The configuration of a job; where it goes on with a run, the run's own with what `arguments` change."""
+    if not composed.resume:
+        return to_config(composed)
+    run = Run(Path(composed.resume))
+    changes = [argument for argument in arguments if not argument.startswith(("resume=", "hydra", "-"))]
+    config = run.config(changes[len(run.options()) :])
+    check_same_policy(run, config)
+    return dataclasses.replace(config, resume=composed.resume)
 
 
 def with_resumed(arguments: Sequence[str]) -> list[str]:
@@ -287,7 +331,9 @@ def main(arguments: Sequence[str]) -> int:
     """The command; returns its exit status."""
     try:
         arguments = with_resumed(arguments)
-        check_overrides([argument for argument in arguments if not argument.startswith("-")])
+        composed = check_overrides([argument for argument in arguments if not argument.startswith("-")])
+        if all(flag in ("-m", "--multirun") for flag in arguments if flag.startswith("-")):
+            check_settings([_config(one, list(arguments)) for one in composed])
         register()
     except USER_ERRORS as error:
         sys.stderr.write(f"defm-rl train: {error}\n")

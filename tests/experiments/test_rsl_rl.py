@@ -14,9 +14,9 @@ import torch
 
 from defm_rl.experiments import evaluate, train
 from defm_rl.experiments.config import ConfigError, compose_config
-from defm_rl.experiments.environments import make_seen_env
 from defm_rl.experiments.episodes import WatchEpisodes
 from defm_rl.experiments.runs import Run, to_config
+from defm_rl.experiments.tasks import make_task
 from defm_rl.experiments.trainers import rsl_rl
 from defm_rl.experiments.trainers.rsl_rl import RslRlTrainer
 
@@ -125,7 +125,7 @@ def test_an_interrupted_run_goes_on(here):
 def test_an_adaptive_learning_rate_is_the_checkpoints_unless_it_is_set_anew(here):
     run = trained(*PPO, "encoder=blind", "evaluation.clips=0", "algo.desired_kl=1e-9")  # falls at once
     config = run.config()
-    env = make_seen_env(config, rsl_rl.training_keys(config), None, seed=0)
+    env = make_task(config.env).make(rsl_rl.training_keys(config))
     trainers = [RslRlTrainer(config, WatchEpisodes(env), run.checkpoint, 128, changed) for changed in ([], [RATE])]
     env.close()
     kept, anew = (trainer.runner.alg for trainer in trainers)
@@ -167,6 +167,17 @@ def test_a_student_goes_on_without_its_teachers_folder(here, teacher):
     assert train.main(["resume=run", "algo.total_steps=256"]) == 0
     assert run.state()["steps"] == 256
     assert run.state()["teacher"]["run"] == str(copy)
+
+
+def test_a_training_in_which_no_episode_ends_has_a_history_and_no_empty_curve(here, teacher, capsys):
+    run = trained(*STUDENT, f"teacher={teacher}", "encoder=blind", "env.max_episode_steps=100")
+    with (run.folder / "history.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["steps"], row["success_rate"]) for row in rows] == [("64", ""), ("128", "")]
+    assert not (run.folder / "learning_curve.png").exists()
+    said = capsys.readouterr().out
+    assert "No episode ended while it trained" in said
+    assert "Look at" not in said
 
 
 def test_a_student_without_a_fitting_teacher_is_told_why(here, teacher, capsys):

@@ -3,13 +3,15 @@
 import json
 import logging
 import os
+import shutil
+from pathlib import Path
 
 import pytest
 from omegaconf import OmegaConf
 
 from defm_rl.experiments import evaluate, train
-from defm_rl.experiments.config import ConfigError
-from defm_rl.experiments.runs import check_same_policy
+from defm_rl.experiments.config import ConfigError, compose_config
+from defm_rl.experiments.runs import check_same_policy, to_config
 
 
 @pytest.fixture
@@ -56,11 +58,19 @@ def test_settings_that_came_and_went_are_told_once(run, logged):
     assert "encoder.standardize=True" in taken
 
 
+def test_an_environment_of_ones_own_keeps_its_arguments(run, logged):
+    own = to_config(compose_config(["env=gymnasium", "env.id=Own-v0", "env.kwargs={size: 3, walls: {high: true}}"]))
+    run.save_config(own, [])
+    config = run.config(["env.kwargs={size: 4}"])
+    assert (config.env.id, config.env.kwargs) == ("Own-v0", {"size": 4, "walls": {"high": True}})
+    assert not [message for message in logged.messages if "ignores" in message]
+
+
 def test_a_configuration_that_cannot_be_read_is_named(run):
     rewrite(run, env__num_envs="many")
     with pytest.raises(ConfigError, match=r"run/config.yaml has env.num_envs=many"):
         run.config()
-    rewrite(run, env__id="Another-v0", env__num_envs=4)
+    rewrite(run, env__id="Another-v0", env__num_envs=4)  # with keys that no task but that of before has
     with pytest.raises(ConfigError, match=r"run/config.yaml: env.id=Another-v0.*env=navigation"):
         run.config()
     (run.folder / "config.yaml").write_text("env: [")
@@ -121,3 +131,26 @@ def test_a_run_whose_checkpoints_are_all_damaged_says_so(run, capsys):
     for command in (lambda: train.main(["resume=run"]), lambda: evaluate.main(["run"])):
         assert command() == 2
         assert "run/checkpoint is damaged (model.zip has 0 of" in capsys.readouterr().err
+
+
+def test_the_runs_of_a_sweep_are_found_and_what_never_began_is_left_out_with_a_line(run, logged, capsys):
+    sweep = run.folder.parent / "runs" / "sweep"
+    for name in ("0", "1"):
+        shutil.copytree(run.folder, sweep / name)
+    (sweep / "2").mkdir()
+    shutil.copytree(run.folder, sweep / "3")
+    for checkpoint in (sweep / "3").glob("checkpoint*"):
+        shutil.rmtree(checkpoint)
+    assert evaluate.main(["runs", "episodes=4"]) == 0
+    results = "evaluations/2000000-4/ideal/metrics.json"
+    assert sorted(path.parts[2] for path in Path().glob(f"runs/*/*/{results}")) == ["0", "1"]
+    assert evaluate.main([*map(str, sorted(sweep.iterdir())), "episodes=4"]) == 0
+    (line,) = (message for message in logged.messages if "runs/sweep/2" in message)
+    assert "without a checkpoint: runs/sweep/2, runs/sweep/3" in line
+    assert "defm-rl evaluate:" not in capsys.readouterr().err
+    assert evaluate.main(["runs/sweep/2", "runs/sweep/3"]) == 2
+    refused = capsys.readouterr().err
+    assert "runs/sweep/2 holds no run" in refused
+    assert "runs/sweep/3 holds no checkpoint" in refused
+    assert train.main(["resume=runs/sweep"]) == 2
+    assert "There are runs in it, such as runs/sweep/0" in capsys.readouterr().err

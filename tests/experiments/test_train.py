@@ -16,10 +16,13 @@ import torch
 import wandb
 from PIL import Image
 from stable_baselines3 import PPO, SAC
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from wandb.proto import wandb_internal_pb2
 
 from defm_rl.envs import NavigationVectorEnv
 from defm_rl.experiments import evaluate, gap, train
-from defm_rl.experiments.runs import Run
+from defm_rl.experiments.config import check_overrides
+from defm_rl.experiments.runs import Run, to_config
 
 SMALL_TASK = [
     "env.num_envs=4",
@@ -157,6 +160,43 @@ def test_an_interrupted_run_can_be_resumed(here, number):
     assert metrics(run)["training"]["steps"] == run.state()["steps"] >= total
 
 
+def curve(run: Run, tag: str) -> list[int]:
+    """The steps of a curve as TensorBoard shows it."""
+    events = EventAccumulator(str(run.folder / "tensorboard"))
+    events.Reload()
+    return [event.step for event in events.Scalars(tag)]
+
+
+def test_a_run_that_was_killed_goes_on_with_one_line(here):
+    overrides = ["encoder=blind", *SMALL_PPO, "algo.total_steps=60000", "checkpoint_every=500", "hydra.run.dir=run"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "defm_rl.cli", "train", "experiment=navigation", *overrides],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    run = Run(Path("run"))
+    try:
+        deadline = time.monotonic() + 120
+        ahead = 0
+        while time.monotonic() < deadline and ahead < 128:
+            time.sleep(0.01)
+            if run.has_checkpoint and (run.folder / "history.csv").exists():
+                ahead = int(history(run)[-1]["steps"] or 0) - run.state()["steps"]
+        process.kill()
+        process.wait()
+    finally:
+        process.kill()
+    killed_at, kept = int(history(run)[-1]["steps"]), run.state()["steps"]
+    assert killed_at > kept
+    assert train.main(["resume=run", f"algo.total_steps={kept + 320}", "evaluation.clips=0"]) == 0
+    steps = [int(row["steps"]) for row in history(run)]
+    assert steps == list(range(64, kept + 320 + 1, 64))
+    shown = curve(run, "rollout/success_rate")
+    assert shown == [step for step in steps if step >= shown[0]]
+    losses = curve(run, "train/loss")
+    assert losses == sorted(set(losses))
+
+
 def trained(*overrides: str) -> Run:
     assert train.main(["experiment=navigation", "encoder=blind", "evaluation.clips=0", *overrides]) == 0
     (folder,) = (path.parent for path in Path().glob("run*/config.yaml"))
@@ -166,9 +206,13 @@ def trained(*overrides: str) -> Run:
 RUN = "hydra.run.dir=run"
 
 
-def test_a_finished_run_that_is_resumed_is_evaluated_again(run):
+def test_a_finished_run_that_is_resumed_says_so_and_is_evaluated_again(run, capsys):
     before = metrics(run)["evaluation"]["reward"]
-    assert train.main([f"resume={run.folder}"]) == 0
+    for more in ([], ["algo.total_steps=1000", "algo.time_limit_s=0.01"]):
+        assert train.main([f"resume={run.folder}", *more]) == 0
+        said = capsys.readouterr().out
+        assert re.search(r"run is trained to its end: .* would add more.*\n.*On layouts never seen", said, re.DOTALL)
+        assert run.state()["steps"] == 256
     assert metrics(run)["evaluation"]["reward"] == pytest.approx(before, rel=1e-4)
 
 
@@ -240,10 +284,8 @@ def test_the_jobs_of_a_sweep_are_runs_like_any_other(here, capsys):
 
     (here / "a=b" / "broken").mkdir()
     capsys.readouterr()
-    assert evaluate.main([*sorted(str(path) for path in Path("a=b").iterdir()), "episodes=4"]) == 2
-    problems = capsys.readouterr().err
-    assert problems.count("defm-rl evaluate:") == 1
-    assert "a=b/broken holds no run" in problems
+    assert evaluate.main([*sorted(str(path) for path in Path("a=b").iterdir()), "episodes=4"]) == 0
+    assert "defm-rl evaluate:" not in capsys.readouterr().err
     for run in runs:
         assert (run.folder / "evaluations" / "2000000-4" / "ideal" / "metrics.json").exists()
 
@@ -312,11 +354,6 @@ def test_training_never_draws_a_layout_that_an_evaluation_can_name(here, monkeyp
     assert set(played) == evaluated | set(drawn)
 
 
-def test_layouts_that_training_could_draw_are_no_evaluation(here, capsys):
-    assert train.main(["experiment=navigation", "encoder=blind", *SMALL_PPO, f"evaluation.first_layout={2**31}"]) == 2
-    assert "first_layout must lie from 0 to" in capsys.readouterr().err
-
-
 def test_the_learning_rate_falls_to_its_end_within_the_time_limit(here):
     endless = ["algo.total_steps=100000000", "algo.time_limit_s=4", "algo.n_steps=16", "evaluation.clips=0"]
     assert train.main(["experiment=navigation", "encoder=blind", *SMALL, *endless]) == 0
@@ -378,7 +415,9 @@ def no_hub(monkeypatch, tmp_path):
 def test_only_the_quick_start_goes_on_without_the_hub(here, no_hub, capsys):
     small = [*SMALL_PPO, "encoder=efficientnet_b0"]
     assert train.main(["experiment=navigation", *small]) == 2
-    assert "hf download" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert error.startswith("defm-rl train: encoder.weights: ")
+    assert "hf download" in error
     assert train.main(["experiment=quickstart", *small, "encoder.fallback=random", "evaluation.clips=0"]) == 0
     (run,) = (Run(path) for path in here.glob("runs/quickstart/*"))
     assert "RANDOM weights" in (run.folder / "train.log").read_text()
@@ -391,25 +430,50 @@ def test_only_the_quick_start_goes_on_without_the_hub(here, no_hub, capsys):
     ("override", "message"),
     [
         ("env.level=two_wals", "two_walls"),
+        ("env.level=boxs", "env: .*did you mean 'boxes'"),
+        ("env.id=PoleEnv-v0", "env.id=PoleEnv-v0: env=navigation is .*env=gymnasium env.id=PoleEnv-v0"),
         ("env.renderer=vulkan", "egl"),
+        ("env.num_envs=0", "env.num_envs must be at least 1, got 0"),
+        ("seed=-1", "seed must be at least 0"),
+        ("seed=0,-1", "seed must be at least 0"),
+        ("seed=99999999999", "seed must be less than"),
+        ("logger.mode=offlin", "logger.mode=offlin .*did you mean 'offline'"),
+        ("evaluation.first_layout=2147483648", "first_layout must lie from 0"),
         ("env.sensor=sterio", "did you mean 'stereo'"),
         ("encoder.cameras=[dept]", "depth"),
         ("algo.observations=[stat]", "did you mean 'state'"),
         ("encoder.features=[P9]", "P3"),
         ("encoder.pool=max", "columns"),
         ("encoder.name=defm_resnet19", "defm_resnet18"),
-        ("encoder.weights=/nowhere.pth", "does not exist"),
-        ("encoder.trainable=[layer9]", "stem"),
+        ("encoder.weights=/nowhere.pth", "encoder.weights: .*does not exist"),
+        ("encoder.trainable=[layer9]", "encoder: .*stem"),
+        ("encoder.trainable=al", "did you mean 'all'"),
+        ("algo=distillation", "teacher=RUN"),
         ("encoder.pool=attention", "can be trained"),
         ("encoder.grid=[2]", "grid must be"),
         ("encoder=cnn", "at least 36x36 pixels"),
     ],
 )
 def test_a_setting_that_cannot_be_ends_with_a_message(here, capsys, override, message):
-    assert train.main(["experiment=navigation", *SMALL_PPO, *RANDOM, override]) == 2
+    flags = ["-m"] if "," in override and "[" not in override else []
+    algo = SMALL_TASK if override.startswith("algo=") else SMALL_PPO
+    assert train.main([*flags, "experiment=navigation", *algo, *RANDOM, override]) == 2
     error = capsys.readouterr().err
     assert re.search(message, error)
     assert "Traceback" not in error
+    assert not list(here.iterdir()), "a folder was made"
+
+
+def test_settings_are_checked_before_weights_are_fetched(here, no_hub, capsys):
+    wrong = ["encoder=efficientnet_b0", "encoder.weights=hub", "encoder.trainable=[layer9]"]
+    assert train.main(["experiment=navigation", *SMALL_PPO, *wrong]) == 2
+    assert "layer9" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("spelling", ["all", "[all]", "none", "head", "[head]"])
+def test_what_is_trained_can_be_a_word_or_a_list(spelling):
+    (composed,) = check_overrides(["experiment=navigation", f"encoder.trainable={spelling}"])
+    assert to_config(composed).encoder.trainable == ([] if spelling == "none" else [spelling.strip("[]")])
 
 
 @pytest.mark.parametrize("command", [evaluate, gap])
@@ -420,14 +484,67 @@ def test_help_says_which_keys_there_are(capsys, command):
     assert "first_layout=2000000" in output
 
 
-def test_weights_and_biases_records_offline(here, monkeypatch):
+def records(file: Path) -> list[wandb_internal_pb2.Record]:
+    """What a Weights & Biases run wrote offline: blocks of 32 KiB behind a header of 7 bytes, as in LevelDB's logs."""
+    data, position, parts, found = file.read_bytes(), 7, b"", []
+    while position + 7 <= len(data):
+        left = 32768 - position % 32768
+        if left < 7:
+            position += left
+            continue
+        length, kind = int.from_bytes(data[position + 4 : position + 6], "little"), data[position + 6]
+        parts += data[position + 7 : position + 7 + length]
+        position += 7 + length
+        if kind in (1, 4):  # the whole of a record, or its last part
+            found.append(wandb_internal_pb2.Record.FromString(parts))
+            parts = b""
+    return found
+
+
+def test_weights_and_biases_goes_back_to_the_checkpoint_that_is_gone_on_from(run, monkeypatch):
+    """Offline; what a server makes of it is not seen here."""
     monkeypatch.setenv("WANDB_SILENT", "true")
-    overrides = ["experiment=navigation", "encoder=blind", *SMALL_PPO, "evaluation.clips=0", "logger=wandb"]
-    assert train.main([*overrides, "logger.mode=offline"]) == 0
-    run = only_run(here)
-    files = list(run.folder.glob("wandb/offline-run-*/*.wandb"))
-    assert files
-    assert files[0].stat().st_size > 1000
+    offline = ["logger=wandb", "logger.mode=offline"]
+    assert train.main(["resume=run", "algo.total_steps=512", "checkpoint_every=192", *offline]) == 0
+    shutil.rmtree(run.checkpoint)
+    (run.folder / "checkpoint.old").rename(run.checkpoint)
+    kept = run.state()["steps"]
+    assert 256 < kept < 512
+    assert train.main(["resume=run"]) == 0
+    before, after = (records(file) for file in sorted(run.folder.glob("wandb/offline-run-*/*.wandb")))
+    (first,), (second,) = ([record.run for record in part if record.HasField("run")][:1] for part in (before, after))
+    assert second.run_id == second.branch_point.run == first.run_id
+    assert (second.branch_point.metric, second.branch_point.value) == ("_step", kept)
+    logged = [{record.history.step.num for record in part if record.HasField("history")} for part in (before, after)]
+    assert max(logged[0]) > kept < min(logged[1])
+    assert [int(row["steps"]) for row in history(run)] == list(range(64, 513, 64))
+
+
+def test_a_server_that_cannot_take_a_run_back_gets_another(run, monkeypatch, capsys):
+    asked = []
+
+    class Recorded:
+        id, summary = "second", {}
+
+        def log(self, figures, step):
+            pass
+
+        def finish(self):
+            pass
+
+    def init(**settings):
+        asked.append(settings.get("resume_from") or settings.get("id"))
+        if "resume_from" in settings:
+            raise wandb.Error("rewinding is not enabled")
+        return Recorded()
+
+    monkeypatch.setattr(wandb, "init", init)
+    state = {**run.state(), "wandb_id": "first", "ended": False}
+    (run.checkpoint / "state.json").write_text(json.dumps(state))
+    assert train.main(["resume=run", "logger=wandb", "algo.total_steps=320"]) == 0
+    assert asked == ["first?_step=256", None]
+    assert "rewinding is not enabled" in capsys.readouterr().out
+    assert run.state()["wandb_id"] == "second"
 
 
 def test_weights_and_biases_gets_the_evaluation_and_goes_on_with_one_run(here, monkeypatch):

@@ -155,6 +155,13 @@ class Task(ABC, Generic[Env]):
             ValueError: For a setting that the task refuses.
         """
 
+    def try_out(self, observations: Sequence[str]) -> None:
+        """Makes the environments as small as can be, where that is cheap, to see whether they can be made.
+
+        Raises:
+            ConfigError, ValueError: See `make`.
+        """
+
     def make_encoded(
         self, observations: Sequence[str], settings: EncoderConfig, encoder: DepthEncoder | None, **kwargs: Any
     ) -> VectorEnv[Any, Any, Any]:

@@ -79,6 +79,10 @@ class MujocoTask(Task[MujocoEnvConfig]):
             return env
         return SimulateSensor(env, sensor, depth_keys=cameras, step_s=self.step_s, seed=seed)
 
+    def try_out(self, observations: Sequence[str]) -> None:
+        """See `Task.try_out`."""
+        MujocoTask(self.smallest()).make(observations).close()
+
     def smallest(self) -> MujocoEnvConfig:
         """One environment; OpenGL need not be there, nor be started."""
         renderer = "rays" if self.renderer in ("auto", "egl") else self.renderer
