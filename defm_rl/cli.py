@@ -14,9 +14,20 @@ _COMMANDS = {
     "adapt": "an encoder for other cameras, the policy left as it is: defm-rl adapt RUN sensors=[stereo]",
     "gap": "what other cameras do to an encoder's features: defm-rl gap encoder=resnet18",
     "memory": "how much memory a training will take: defm-rl memory experiment=quickstart env.num_envs=4096",
+    "export": "a run's whole policy in one file for the robot: defm-rl export RUN precision=int8",
+    "export-encoder": "an encoder alone in one file: defm-rl export-encoder defm_resnet18 size=96,160",
+    "compare": "where two of runs and exported files part: defm-rl compare RUN policy.onnx",
+    "bench-latency": "one frame at a time on this machine: defm-rl bench-latency policy.onnx",
 }
-# These take the rest of the command line as it is: their settings are Hydra's.
-_EXPERIMENTS = ("train", "evaluate", "adapt", "gap", "memory")
+# These take the rest of the command line as it is. What they need is in an extra of this distribution.
+_MODULES = {
+    **{name: f"defm_rl.experiments.{name}" for name in ("train", "evaluate", "adapt", "gap", "memory")},
+    **{
+        name: f"defm_rl.commands.{name.replace('-', '_')}"
+        for name in ("export", "export-encoder", "compare", "bench-latency")
+    },
+}
+_EXTRAS = {"onnx": "deploy", "onnxruntime": "deploy", "onnxscript": "deploy"}  # of the module that is missing
 
 _NOTE = """\
 maps: channels by level as the backbone gives them (P3, P4, P5 at strides 8, 16, 32; P14: patches of 14 pixels).
@@ -40,8 +51,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     command = argv[0] if argv else ""
-    if command in _EXPERIMENTS:
-        return _run_experiment(command, argv[1:])
+    if command in _MODULES:
+        return _run_module(command, argv[1:])
     parser = _parser()
     if command and not command.startswith("-") and command not in _COMMANDS:
         close = difflib.get_close_matches(command, _COMMANDS, n=1)
@@ -95,20 +106,20 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _run_experiment(command: str, rest: list[str]) -> int:
+def _run_module(command: str, rest: list[str]) -> int:
     try:
-        module = importlib.import_module(f"defm_rl.experiments.{command}")
+        status: int = importlib.import_module(_MODULES[command]).main(rest)
     except ModuleNotFoundError as error:
-        if (error.name or "").startswith("defm_rl"):
+        if (error.name or "defm_rl").startswith("defm_rl"):
             raise
-        extra = "experiments"
-        if any(importlib.metadata.distributions(name="isaaclab")):  # whose MuJoCo the other extra would replace
+        extra = _EXTRAS.get(error.name or "", "experiments")
+        # Whose MuJoCo the other extra would replace.
+        if extra == "experiments" and any(importlib.metadata.distributions(name="isaaclab")):
             extra = "isaaclab"
         sys.stderr.write(
             f"defm-rl {command} needs {error.name}, which is not installed: pip install 'defm-rl[{extra}]'\n"
         )
         return 1
-    status: int = module.main(rest)
     return status
 
 

@@ -1,0 +1,1 @@
+"""The commands of `defm-rl`: one module each, named as the command is, whose `main(arguments)` returns a status."""

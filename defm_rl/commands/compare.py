@@ -1,0 +1,47 @@
+"""`defm-rl compare A B`: two policies (runs or exported files) on the same frames, and the stage at which they part."""
+
+import logging
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from defm_rl.commands.settings import log_to_stdout, parse, usage
+
+_logger = logging.getLogger(__name__)
+NAMES = ("A", "B")
+
+
+@dataclass
+class Settings:
+    """Nothing can be set."""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """The command; returns its exit status: 1 where the two part."""
+    log_to_stdout()
+    if {"-h", "--help"} & set(arguments):
+        sys.stdout.write(usage("compare", NAMES, Settings, __doc__ or ""))
+        return 0
+    from defm_rl.deploy.comparison import compare
+
+    try:
+        (first, second), _ = parse(Settings, arguments, NAMES)
+        differences = compare(first, second)
+    except ValueError as error:
+        sys.stderr.write(f"defm-rl compare: {error}\n")
+        return 2
+    width = max(len(difference.stage) for difference in differences)
+    for difference in differences:
+        _logger.info(
+            "%s  largest difference %.2e  mean %.2e  of values around %.2e",
+            difference.stage.ljust(width),
+            difference.largest,
+            difference.mean,
+            difference.size,
+        )
+    parting = next((difference.stage for difference in differences if difference.parts), None)
+    if parting is None:
+        _logger.info("They do the same.")
+        return 0
+    _logger.info("They part at %s.", parting)
+    return 1

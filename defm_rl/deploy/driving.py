@@ -1,0 +1,69 @@
+"""An exported file in the place of a run's policy, in the run's own task."""
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from defm_rl.deploy.runtime import Policy
+from defm_rl.experiments.environments import named_layouts, policy_keys
+from defm_rl.experiments.episodes import Episode, run_episodes
+from defm_rl.experiments.evaluation import Options, evaluate, load, summarize, threads_put_back
+from defm_rl.experiments.runs import Run
+from defm_rl.experiments.tasks import make_task
+
+
+class FilePolicy:
+    """An exported file as experiments have policies: of batches, in a simulator, where no time passes.
+
+    Args:
+        path: The file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._policy = Policy(path, clock=None, deadline_s=math.inf)
+
+    def act(self, observations: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
+        """Actions of a batch of observations before anything is encoded."""
+        names = [wanted.name for wanted in self._policy.contract.inputs]
+        given: dict[str, Any] = {name: observations[name] for name in names}
+        return self._policy.act(**given)
+
+    def reset(self, dones: NDArray[np.bool_] | None = None) -> None:
+        """Forgets the episodes that are over, or all."""
+        self._policy.reset(dones)
+
+
+def drive(run: Run, path: Path, options: Options) -> list[Episode]:
+    """Episodes of a file on a run's task, by layout: the file alone sees and acts.
+
+    Args:
+        run: The run whose task it is.
+        path: The exported file.
+        options: Which episodes, and how.
+    """
+    config = run.config()
+    layouts = named_layouts(options.first_layout, options.episodes)
+    env = make_task(config.env).make(
+        policy_keys(config.encoder, config.algo),
+        num_envs=min(options.num_envs, options.episodes),
+        seed=options.first_layout,
+        layouts=layouts,
+        renderer=options.renderer,
+    )
+    try:
+        return sorted(run_episodes(FilePolicy(path), env, layouts), key=lambda episode: episode.layout)
+    finally:
+        env.close()
+
+
+def success(folder: Path, path: Path, episodes: int) -> dict[str, dict[str, Any]]:
+    """The figures of a run's policy and of a file made of it, on the same layouts, under "run" and "file"."""
+    run, options = Run(folder), Options(episodes=episodes)
+    with threads_put_back():
+        config, policy, encoder = load(run)
+        before = evaluate(config, policy, encoder, options)
+    return {"run": summarize(before), "file": summarize(drive(run, path, options))}

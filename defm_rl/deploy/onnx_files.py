@@ -1,0 +1,160 @@
+"""ONNX files: written from a module, quantized, and put in place with their contract and seal."""
+
+import contextlib
+import logging
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import onnx
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from defm_rl.deploy.runtime.contract import CONTRACT_KEY, SEAL_KEY, Contract, seal
+
+OPSET = 18
+"""Of the files: what TensorRT 8.6, OpenVINO 2023 and ONNX Runtime 1.14 read."""
+
+
+def write(
+    module: nn.Module,
+    inputs: Sequence[Tensor],
+    path: Path,
+    input_names: Sequence[str],
+    output_names: Sequence[str],
+    batch_axes: Sequence[int],
+) -> None:
+    """Writes a module as ONNX, for any size of the batch.
+
+    By PyTorch's exporter on `torch.export`: the older one on TorchScript is deprecated, and would take every Python
+    number for a constant in silence.
+
+    Args:
+        module: Its forward takes the inputs one by one, and gives a tuple.
+        inputs: Examples, of a batch of two or more.
+        path: The file.
+        input_names: One for each input.
+        output_names: One for each output.
+        batch_axes: The axis of each input that is the batch.
+    """
+    batch = torch.export.Dim("batch", min=1, max=1 << 16)
+    with quiet():
+        program = torch.onnx.export(
+            module,
+            tuple(inputs),
+            input_names=list(input_names),
+            output_names=list(output_names),
+            dynamic_shapes=(tuple({axis: batch} for axis in batch_axes),),
+            opset_version=OPSET,
+            dynamo=True,
+            external_data=False,
+            verbose=False,
+        )
+        assert program is not None
+        program.save(str(path), external_data=False)
+
+
+def hide_outputs(path: Path, names: Sequence[str]) -> None:
+    """Takes outputs out of a file's interface; the tensors keep their names, so that `with_outputs` finds them."""
+    model = onnx.load(path)
+    kept = [output for output in model.graph.output if output.name not in names]
+    del model.graph.output[:]
+    model.graph.output.extend(kept)
+    onnx.save(model, path)
+
+
+def with_outputs(path: Path, names: Sequence[str]) -> bytes:
+    """A file's model with inner tensors among its outputs, those that are there; without its seal."""
+    model = onnx.load(path)
+    there = {name for node in model.graph.node for name in node.output}
+    outputs = {output.name for output in model.graph.output}
+    for name in names:
+        if name in there - outputs:
+            model.graph.output.append(onnx.helper.make_empty_tensor_value_info(name))
+    return bytes(model.SerializeToString())
+
+
+def quantize(path: Path, frames: Sequence[Mapping[str, NDArray[Any]]]) -> None:
+    """Turns a file's convolutions and matrix products into int8, with ranges calibrated on frames.
+
+    Args:
+        path: The file; it is replaced.
+        frames: Inputs by name, memory included.
+    """
+    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    class Reader(CalibrationDataReader):  # type: ignore[misc]  # ONNX Runtime is not typed
+        def __init__(self) -> None:
+            self._frames: Iterator[Mapping[str, NDArray[Any]]] = iter(frames)
+
+        def get_next(self) -> Any:
+            return next(self._frames, None)
+
+    prepared = path.with_suffix(".prepared.onnx")
+    with quiet():
+        quant_pre_process(str(path), str(prepared), skip_symbolic_shape=True)
+        quantize_static(
+            str(prepared),
+            str(path),
+            Reader(),
+            quant_format=QuantFormat.QDQ,
+            op_types_to_quantize=["Conv", "MatMul", "Gemm"],
+            per_channel=True,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+        )
+    prepared.unlink()
+
+
+def put_in_place(made: Path, path: Path, contract: Contract) -> None:
+    """Puts a contract and a seal into an ONNX file and moves it where it is to be, whole or not at all."""
+    model = onnx.load(made)
+    for entry in [entry for entry in model.metadata_props if entry.key in (CONTRACT_KEY, SEAL_KEY)]:
+        model.metadata_props.remove(entry)
+    model.metadata_props.add(key=CONTRACT_KEY, value=contract.to_json())
+    made.write_bytes(seal(model.SerializeToString()))
+    made.replace(path)
+
+
+class Session:
+    """An ONNX model as a function of arrays by name.
+
+    Args:
+        model: A file, or its content.
+        threads: That compute one call.
+    """
+
+    def __init__(self, model: Path | bytes, threads: int = 1) -> None:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.log_severity_level = 3
+        content = model if isinstance(model, bytes) else str(model)
+        self._session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        self.outputs = [output.name for output in self._session.get_outputs()]
+
+    def __call__(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """All outputs by name."""
+        return dict(zip(self.outputs, self._session.run(None, dict(inputs)), strict=True))
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Without the pages that exporters and quantizers write for their own developers."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
+
+
+def metadata(path: Path) -> dict[str, str]:
+    """What a file says of itself, by key."""
+    return {entry.key: entry.value for entry in onnx.load(path, load_external_data=False).metadata_props}
