@@ -59,5 +59,4 @@ class DepthFusion(nn.Module):
         return torch.cat([*latents, *(by_key[key].flatten(1).float() for key in self._others)], dim=1)
 
     def _features(self, images: Tensor) -> Tensor:
-        features: Tensor = self.encoder.encode(images) if self.encoder.frozen else self.encoder(images)
-        return features
+        return self.encoder(images)

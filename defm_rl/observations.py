@@ -312,7 +312,7 @@ class EncodingTransform(DepthTransform):
         )
 
     def _encode(self, images: Tensor) -> Tensor:
-        return self.encoder.encode(images).clamp(-_LARGEST_FLOAT16, _LARGEST_FLOAT16).half()
+        return to_float16(self.encoder.encode(images))
 
 
 class NormalizingTransform(DepthTransform):
@@ -487,6 +487,14 @@ def leaves(tree: Any, path: str = "") -> dict[str, Any]:
             raise ValueError(f"Two parts of the observation have the path {twice.pop()!r}: give one another key.")
         found |= inside
     return found
+
+
+def to_float16(x: Tensor) -> Tensor:
+    """In float16, with what it cannot hold (beyond 65504) cut to what it can.
+
+    A cast alone would make infinities of it, and statistics that have seen one of them are NaN for good.
+    """
+    return x.clamp(-_LARGEST_FLOAT16, _LARGEST_FLOAT16).half()
 
 
 def refuse_pictures(others: Mapping[str, spaces.Space[Any]]) -> None:

@@ -1,9 +1,10 @@
 """The DeFM networks, their zoo and their weights; needs torch and huggingface_hub only."""
 
 from defm_rl.encoders.depth_encoder import DepthEncoder
+from defm_rl.encoders.distributed import keep_frozen_local
 from defm_rl.encoders.output import EncoderOutput
 from defm_rl.encoders.weights import WeightsInfo, WeightsUnavailableError
-from defm_rl.encoders.zoo import EncoderCard, build_encoder, list_encoders, load_encoder
+from defm_rl.encoders.zoo import EncoderCard, build_encoder, find_card, list_encoders, load_encoder
 
 __all__ = [
     "DepthEncoder",
@@ -12,6 +13,8 @@ __all__ = [
     "WeightsInfo",
     "WeightsUnavailableError",
     "build_encoder",
+    "find_card",
+    "keep_frozen_local",
     "list_encoders",
     "load_encoder",
 ]

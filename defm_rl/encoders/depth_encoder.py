@@ -3,9 +3,9 @@
 import contextlib
 import copy
 import itertools
-import json
+import os
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import torch
@@ -13,13 +13,15 @@ from torch import Tensor, nn
 
 from defm_rl.depth import DepthFormat, Unit, is_traced, looks_metric, normalize_channels, warn_of_scale
 from defm_rl.encoders.base import Encoder
-from defm_rl.encoders.freezing import freeze, unfreeze
+from defm_rl.encoders.files import write_weights
+from defm_rl.encoders.freezing import FrozenWeights, freeze, full_state, unfreeze
+from defm_rl.encoders.identity import EncoderIdentity
 from defm_rl.encoders.inference import Compiled, FrozenRunner
 from defm_rl.encoders.layers import StochasticDepth, use_cpu_kernels
 from defm_rl.encoders.output import EncoderOutput
 from defm_rl.encoders.pooling import SIZED_POOLS, make_pool
 from defm_rl.encoders.weights import WeightsInfo
-from defm_rl.encoders.zoo import CARDS, load_encoder
+from defm_rl.encoders.zoo import find_card, load_encoder
 from defm_rl.kernels import cpu
 from defm_rl.names import hint
 
@@ -36,11 +38,11 @@ class DepthEncoder(nn.Module):
 
     What is frozen stays frozen: its weights are buffers outside `parameters()` and `state_dict()`, `apply()` does not
     reach them, `train()` leaves them in evaluation mode, and no gradient graph is built through them. A checkpoint
-    holds the encoder's name and the sha256 of its weights instead, and both are verified when it is loaded.
+    holds the encoder's name and the sha256 of its weights instead, as a tensor, and both are verified on loading.
 
     Args:
-        encoder: A published model's name, see `list_encoders()`.
-        weights: "hub", the path of a `.pth` or `.safetensors` file, or "random".
+        encoder: A published model's name, see `list_encoders()`, with or without "defm_".
+        weights: "hub", the path of a file, see `load_encoder`, or "random".
         features: "global", a map ("P3", "P4", "P5"; "P14" for a ViT), or several of them, concatenated in that order.
         pool: How a map becomes a vector: "mean", "columns" (mean over height), "grid" (averages over a grid of cells),
             "spatial_softmax", "attention" (learned with the policy) or "flatten". Default: "grid".
@@ -80,6 +82,11 @@ class DepthEncoder(nn.Module):
         WeightsUnavailableError: Where the weights are neither here nor to be had.
     """
 
+    if TYPE_CHECKING:
+
+        def __call__(self, depth: Tensor | np.ndarray) -> Tensor:
+            """See `forward`."""
+
     def __init__(
         self,
         encoder: str = "defm_resnet18",
@@ -107,10 +114,10 @@ class DepthEncoder(nn.Module):
         _check_choice("compile", compile, COMPILERS)
         if network is not None and trainable != "none":
             raise ValueError("A shared network cannot be trained: leave out network=, or pass trainable='none'.")
-        self.encoder_name = encoder
+        self.card = find_card(encoder)
+        self.encoder_name = self.card.name
         self.net = network or load_encoder(encoder, weights, revision=revision, cache_dir=cache_dir, seed=seed)
         self.provenance: WeightsInfo = self.net.provenance
-        self.card = CARDS[encoder]
         self.features = (features,) if isinstance(features, str) else tuple(features)
         self.bifpn = bifpn
         self.stochastic_depth = stochastic_depth
@@ -140,8 +147,7 @@ class DepthEncoder(nn.Module):
 
         self.threads = torch.get_num_threads()
         self._runner: Callable[[Tensor], Tensor] | None = None  # only while all is frozen
-        self._runner_weights: list[Tensor] = []
-        self._runner_version = 0
+        self._runner_weights: FrozenWeights | None = None
         self._compiled: Compiled | None = None
         self.checks_scale = True
         self._trainable: tuple[str, ...] = ()
@@ -157,6 +163,8 @@ class DepthEncoder(nn.Module):
     @property
     def frozen(self) -> bool:
         """Whether features depend on the image alone: nothing here, a learned pool included, is trained."""
+        if self._runner_weights is not None and self._runner_weights.unchanged():
+            return True  # asked before each encoding, without a walk through the network
         return next(self.parameters(), None) is None
 
     @property
@@ -206,10 +214,15 @@ class DepthEncoder(nn.Module):
         Raises:
             TypeError, ValueError: See `as_depth`; or where images of this size give another number of features.
         """
-        return self._run(self._images(depth))
+        images = self._images(depth)
+        # Of depth that is itself the outcome of something trained, the gradient goes through frozen weights.
+        derived = images.requires_grad and torch.is_grad_enabled()
+        if derived or is_traced() or not self.frozen:
+            return self._run(images)
+        return self._encoded(images, CHUNK)
 
     def encode(self, depth: Tensor | np.ndarray, *, chunk: int = CHUNK) -> Tensor:
-        """Features without gradients, the fast way: what a frozen encoder does once per frame.
+        """Features without gradients, whether anything is trained or not: what is done once per frame.
 
         Args:
             depth: As for `forward`.
@@ -221,14 +234,7 @@ class DepthEncoder(nn.Module):
         Raises:
             TypeError, ValueError: As for `forward`.
         """
-        with torch.no_grad():
-            depth = self._images(depth)
-            if is_traced():  # no graph within a graph
-                return self._run(depth)
-            run = self._frozen_runner() if self._runner is not None or self.frozen else self._run
-            if len(depth) <= chunk:
-                return run(depth)
-            return torch.cat([run(part) for part in depth.split(chunk)])
+        return self._encoded(self._images(depth), chunk)
 
     def maps(self, depth: Tensor | np.ndarray) -> EncoderOutput:
         """What the network gives before any pooling, for looking at and for heads of one's own."""
@@ -296,14 +302,28 @@ class DepthEncoder(nn.Module):
         fn(self)
         return self
 
-    def get_extra_state(self) -> Tensor:
-        """What a checkpoint keeps of the frozen part: which encoder it was, as JSON in bytes.
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes the whole network, what was trained and what was frozen, to a file that `weights=` takes.
 
-        As a tensor, since that is what others take every entry of a state dict for: RSL-RL, which broadcasts each where
-        it trains on several devices, and PyTorch's tracer.
+        So one policy's fine-tuned encoder becomes the next one's, frozen or not. Learned pools are not part of it. The
+        file's metadata says which encoder it is, from which weights it was trained, and which stages.
+
+        Args:
+            path: A `.safetensors` file.
+
+        Raises:
+            ValueError: Where the path has another suffix.
         """
-        state = {"encoder": self.encoder_name, "sha256": self.provenance.sha256, "trainable": list(self._trainable)}
-        return torch.tensor(list(json.dumps(state).encode()), dtype=torch.uint8, device=self.device)
+        write_weights(path, full_state(self.net), self._identity)
+
+    @property
+    def _identity(self) -> EncoderIdentity:
+        return EncoderIdentity(self.encoder_name, self.provenance.sha256, self._trainable, self.provenance.seed)
+
+    def get_extra_state(self) -> Tensor:
+        """What a checkpoint keeps of the frozen part: which encoder it was."""
+        # Where the weights are, so that whoever broadcasts checkpoints finds all of it on one device.
+        return self._identity.to_tensor(torch.device("cpu") if self.device.type == "meta" else self.device)
 
     def set_extra_state(self, state: Tensor | dict[str, Any]) -> None:
         """Verifies that a checkpoint was made with this encoder.
@@ -315,17 +335,19 @@ class DepthEncoder(nn.Module):
             RuntimeError: Where it was another encoder or other weights of it, as for all else in a state dict that
                 does not fit.
         """
-        if isinstance(state, Tensor):
-            state = dict(json.loads(bytes(state.tolist())))
-        if state["encoder"] != self.encoder_name:
+        try:
+            saved = EncoderIdentity.read(state)
+        except ValueError as error:
+            raise RuntimeError(str(error)) from error
+        if saved.encoder != self.encoder_name:
             raise RuntimeError(
-                f"The checkpoint was made with encoder {state['encoder']!r}, this policy has {self.encoder_name!r}."
+                f"The checkpoint was made with encoder {saved.encoder!r}, this policy has {self.encoder_name!r}."
             )
         everything_is_loaded = len(self._trainable) == len(self.net.stage_prefixes())
         accepted = {self.provenance.sha256} if self._trainable else {self.provenance.sha256, self.stands_for}
-        if state["sha256"] not in accepted and not everything_is_loaded:
+        if saved.sha256 not in accepted and not everything_is_loaded:
             raise RuntimeError(
-                f"The checkpoint was made with other weights of {self.encoder_name!r} (sha256 {state['sha256']}) than "
+                f"The checkpoint was made with other weights of {self.encoder_name!r} (sha256 {saved.sha256}) than "
                 f"those loaded here from {self.provenance.source!r} (sha256 {self.provenance.sha256}). "
                 "Frozen weights are not part of a checkpoint: pass the same weights= as in training."
             )
@@ -337,7 +359,7 @@ class DepthEncoder(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         # Threads and compiled graphs are not copied.
-        return {**self.__dict__, "_runner": None, "_runner_weights": [], "_compiled": None}
+        return {**self.__dict__, "_runner": None, "_runner_weights": None, "_compiled": None}
 
     def extra_repr(self) -> str:
         """The settings, in the order of the constructor."""
@@ -388,13 +410,18 @@ class DepthEncoder(nn.Module):
             network = self._compiled
         return network(self._normalized(depth))
 
+    def _encoded(self, images: Tensor, chunk: int) -> Tensor:
+        """(B, H, W) depth to features without gradients, the fast way where all is frozen."""
+        with torch.no_grad():
+            run = self._frozen_runner() if self.frozen and not is_traced() else self._run
+            if len(images) <= chunk:
+                return run(images)
+            return torch.cat([run(part) for part in images.split(chunk)])
+
     def _frozen_runner(self) -> Callable[[Tensor], Tensor]:
         """What `encode` runs where nothing is trained; made anew when weights have been changed in place."""
-        # Asked in every step of a rollout: it must not walk through the network, which takes as long as a block of it.
-        version = sum(weight._version for weight in self._runner_weights)
-        if self._runner is None or version != self._runner_version:
-            self._runner_weights = [w for w in self.net.buffers() if not w.is_inference()]  # those cannot be changed
-            self._runner_version = sum(weight._version for weight in self._runner_weights)
+        if self._runner is None or self._runner_weights is None or not self._runner_weights.unchanged():
+            self._runner_weights = FrozenWeights(self.net)
             self._runner = self._make_runner()
         return self._runner
 
@@ -459,8 +486,7 @@ class DepthEncoder(nn.Module):
 
     def _forget_compiled(self) -> None:
         """Graphs hold the weights, their device and their dtype as they were."""
-        self._runner = self._compiled = None
-        self._runner_weights = []
+        self._runner = self._runner_weights = self._compiled = None
 
     def _normalized(self, depth: Tensor, dtype: torch.dtype | None = None) -> Tensor:
         return normalize_channels(

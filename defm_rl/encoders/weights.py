@@ -5,12 +5,10 @@ import json
 import logging
 import os
 import re
-import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -23,8 +21,6 @@ REPOSITORY = "leggedrobotics/defm"
 
 ADAPTATION = "defm_rl.adaptation"
 """Under this key a `.safetensors` file of adapted weights says, as JSON, what they are an adaptation of."""
-
-_LISTED = 5
 
 
 class WeightsUnavailableError(OSError):
@@ -65,6 +61,9 @@ class WeightsInfo:
         revision: The Hub's commit, where they are from there.
         path: The file on this machine; None where they are random.
         adaptation: What they are an adaptation of, where they are one.
+        seed: Of random weights.
+        parent: The sha256 of the weights that these were trained from, where the file says so.
+        trained: The stages that were trained, where it does.
     """
 
     encoder: str
@@ -73,6 +72,9 @@ class WeightsInfo:
     revision: str | None = None
     path: Path | None = None
     adaptation: Adaptation | None = None
+    seed: int | None = None
+    parent: str | None = None
+    trained: tuple[str, ...] = ()
 
 
 def find_weights(
@@ -114,45 +116,11 @@ def find_weights(
     path = Path(weights).expanduser()
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "does not exist"
-        raise WeightsNotFoundError(f'weights must be "hub", "random" or the path of a file, and {path} {what}.')
+        raise WeightsNotFoundError(
+            f'weights must be "hub", "random" or the path of a file, and {path} {what}. Where the file has moved, name '
+            "its place now: what was trained on it goes by its sha256 alone."
+        )
     return WeightsInfo(encoder, "file", file_sha256(path), path=path.resolve())
-
-
-def read_state(path: Path) -> dict[str, Tensor]:
-    """Read a state dict from a `.safetensors` file, or from one by `torch.save` that holds it, alone or under "model".
-
-    Args:
-        path: The file.
-
-    Returns:
-        Tensors by parameter name, on the CPU, in memory or mapped from the file.
-
-    Raises:
-        InvalidWeightsError: The file is damaged, is something else, or holds more than tensors need.
-    """
-    _check_first_bytes(path)
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            content: object = load_file(path)
-        else:
-            # Only the zip format, PyTorch's for years, can be mapped.
-            content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except UnpicklingError as error:
-        raise InvalidWeightsError(
-            f"{path} is no PyTorch checkpoint, or holds more than tensors, which is refused because it could run code: "
-            f"{_first_line(error)}"
-        ) from error
-    except Exception as error:  # whatever a damaged archive makes the readers stumble over
-        raise InvalidWeightsError(
-            f"{path} ({path.stat().st_size} bytes) cannot be read, and is probably damaged or incomplete: "
-            f"{_first_line(error)}. Fetch it again."
-        ) from error
-    state = content.get("model", content) if isinstance(content, Mapping) else content
-    if not isinstance(state, Mapping) or not any(isinstance(value, Tensor) for value in state.values()):
-        raise InvalidWeightsError(f'{path} holds no state dict, neither by itself nor under the key "model".')
-    return {str(name): value for name, value in state.items() if isinstance(value, Tensor)}
 
 
 def read_adaptation(path: Path) -> Adaptation | None:
@@ -171,40 +139,7 @@ def read_adaptation(path: Path) -> Adaptation | None:
         record = None if said is None else json.loads(said)
         return None if record is None else Adaptation(record["parent"], record["features"], record)
     except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
-        raise InvalidWeightsError(f"{path} is damaged: {_first_line(error)}.") from error
-
-
-def load_state(network: nn.Module, state: Mapping[str, Tensor], origin: object) -> None:
-    """Copy a state dict into a network, which may be on the meta device and gets its memory then.
-
-    Args:
-        network: The network.
-        state: Tensors by parameter name; any floating dtype. Unexpected names are left out, with one warning.
-        origin: Where the state comes from, for messages.
-
-    Raises:
-        InvalidWeightsError: A name is missing, or a shape differs.
-    """
-    wanted = network.state_dict()
-    missing = [name for name in wanted if name not in state]
-    shapes = [
-        f"{name} {tuple(state[name].shape)} instead of {tuple(tensor.shape)}"
-        for name, tensor in wanted.items()
-        if name in state and state[name].shape != tensor.shape
-    ]
-    if missing or shapes:
-        problems = []
-        if missing:
-            problems.append(f"{len(missing)} of {len(wanted)} names are missing ({_first(missing)})")
-        if shapes:
-            problems.append(f"{len(shapes)} of {len(wanted)} shapes differ ({_first(shapes)})")
-        raise InvalidWeightsError(f"{origin} does not hold this encoder's weights: {'; '.join(problems)}.")
-    unexpected = [name for name in state if name not in wanted]
-    if unexpected:
-        logger.warning("%s holds %d unexpected names, not used: %s", origin, len(unexpected), ", ".join(unexpected))
-    if any(tensor.is_meta for tensor in wanted.values()):
-        network.to_empty(device="cpu")
-    network.load_state_dict({name: state[name] for name in wanted})
+        raise InvalidWeightsError(f"{path} is damaged: {first_line(error)}.") from error
 
 
 @lru_cache(maxsize=64)
@@ -230,7 +165,8 @@ def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:
     digest = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
         digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data)
+        # As one axis: a number has none, and could not be seen as bytes.
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
@@ -258,43 +194,23 @@ def _from_hub(file: str, revision: str | None, cache_dir: str | os.PathLike[str]
     except OSError:
         pass
     else:
-        logger.info("The Hub did not give %s (%s); it is taken from the cache.", file, _first_line(reason))
+        logger.info("The Hub did not give %s (%s); it is taken from the cache.", file, first_line(reason))
         return path
     # The local one is a subclass, but means that there was no answer.
     if isinstance(reason, EntryNotFoundError | RepositoryNotFoundError | RevisionNotFoundError) and not isinstance(
         reason, LocalEntryNotFoundError
     ):
         raise WeightsNotFoundError(
-            f"The Hub has no {file} at revision {revision or 'main'!r} of {REPOSITORY}: {_first_line(reason)} ({url})."
+            f"The Hub has no {file} at revision {revision or 'main'!r} of {REPOSITORY}: {first_line(reason)} ({url})."
         ) from reason
     command = f"hf download {REPOSITORY} {file} --local-dir ." + (f" --revision {revision}" if revision else "")
     raise WeightsUnavailableError(
-        f"{file} could not be had from the Hugging Face Hub ({type(reason).__name__}: {_first_line(reason)}), and is "
+        f"{file} could not be had from the Hugging Face Hub ({type(reason).__name__}: {first_line(reason)}), and is "
         f"not in the cache {cache or constants.HF_HUB_CACHE}. Where there is a network, get it by `{command}` or from "
         f"{url}, and pass its path: weights='/path/to/{file}'. weights='random' needs no file, but knows nothing."
     ) from reason
 
 
-def _check_first_bytes(path: Path) -> None:
-    """Refuse what comes from a web page or a git clone in place of the file."""
-    with path.open("rb") as file:
-        start = file.read(64).lstrip()
-    if not start:
-        raise InvalidWeightsError(f"{path} is empty. Fetch it again.")
-    if start.startswith(b"version https://git-lfs"):
-        raise InvalidWeightsError(
-            f"{path} is a git-lfs pointer, not the weights: run `git lfs pull` in its repository."
-        )
-    if start.startswith(b"<"):
-        raise InvalidWeightsError(
-            f"{path} is a web page, not the weights: download with /resolve/ in the address, not /blob/."
-        )
-
-
-def _first(items: Iterable[str]) -> str:
-    items = list(items)
-    return ", ".join(items[:_LISTED]) + (", ..." if len(items) > _LISTED else "")
-
-
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, to stand within a sentence."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

@@ -1,20 +1,25 @@
 """The published encoders: a card for each, and how to build and load them."""
 
+import dataclasses
 import difflib
 import os
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import torch
 
 from defm_rl.encoders.architectures import build_network
 from defm_rl.encoders.base import Encoder
+from defm_rl.encoders.files import load_state, read_weights
+from defm_rl.encoders.identity import EncoderIdentity
 from defm_rl.encoders.weights import (
+    InvalidWeightsError,
     WeightsInfo,
+    WeightsNotFoundError,
+    WeightsUnavailableError,
     find_weights,
-    load_state,
     read_adaptation,
-    read_state,
     state_sha256,
 )
 
@@ -112,11 +117,27 @@ def list_encoders() -> list[EncoderCard]:
     return list(CARDS.values())
 
 
+def find_card(name: str) -> EncoderCard:
+    """The card of a published encoder, by its name with or without "defm_".
+
+    Raises:
+        ValueError: The name is unknown; the message suggests one.
+    """
+    card = CARDS.get(name) or CARDS.get(f"defm_{name}")
+    if card is not None:
+        return card
+    # Compared without the prefix, which would make everything look alike.
+    short = {card.removeprefix("defm_"): card for card in CARDS}
+    close = difflib.get_close_matches(str(name).lower().replace("-", "_").removeprefix("defm_"), short, n=1, cutoff=0.5)
+    suggestion = f" Did you mean {short[close[0]]!r}?" if close else ""
+    raise ValueError(f"Unknown encoder {name!r}.{suggestion} There are: {', '.join(CARDS)}.")
+
+
 def build_encoder(name: str) -> Encoder:
     """Build an encoder with random weights from PyTorch's global generator.
 
     Args:
-        name: A published encoder's name, see `list_encoders`.
+        name: A published encoder's name, see `find_card`.
 
     Returns:
         The network, in training mode.
@@ -124,8 +145,7 @@ def build_encoder(name: str) -> Encoder:
     Raises:
         ValueError: The name is unknown; the message suggests one.
     """
-    _check_name(name)
-    return build_network(name)
+    return build_network(find_card(name).name)
 
 
 def load_encoder(
@@ -136,11 +156,13 @@ def load_encoder(
     cache_dir: str | os.PathLike[str] | None = None,
     seed: int = 0,
 ) -> Encoder:
-    """Load an encoder as published.
+    """Load an encoder as published, or as it was trained since.
 
     Args:
-        name: A published encoder's name, see `list_encoders`.
-        weights: "hub" for the published ones, the path of a `.pth` or `.safetensors` file, or "random".
+        name: A published encoder's name, see `find_card`.
+        weights: "hub" for the published ones; the path of a `.pth` or `.safetensors` file, of a whole policy's
+            checkpoint or of Stable-Baselines3's `.zip`, with the weights somewhere in it, see
+            `defm_rl.encoders.files`; or "random".
         revision: The Hub's branch, tag or commit.
         cache_dir: The Hub's cache directory.
         seed: Seeds random weights, and leaves PyTorch's generators as they are.
@@ -152,21 +174,29 @@ def load_encoder(
         ValueError: The name is unknown; the message suggests one.
         WeightsUnavailableError: The Hub cannot be reached, and its cache does not have the file.
         WeightsNotFoundError: The Hub does not have the file or the revision, or the path does not exist.
-        InvalidWeightsError: The file is damaged, or does not hold this encoder's weights.
+        InvalidWeightsError: The file is damaged, or does not hold this encoder's weights in exactly one way.
     """
-    _check_name(name)
+    name = find_card(name).name
     if weights == "random":
         with torch.device("cpu"), torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed every GPU, too
             network = build_network(name)
-        info = WeightsInfo(name, "random", state_sha256(network))
+        info = WeightsInfo(name, "random", state_sha256(network), seed=seed)
     else:
         info = find_weights(name, weights, revision=revision, cache_dir=cache_dir)
         assert info.path is not None
         with torch.device("meta"):  # no time for an initialisation that is overwritten
             network = build_network(name)
-        load_state(network, read_state(info.path), info.path)
-        info = replace(info, adaptation=read_adaptation(info.path))
+        reading = read_weights(info.path, name, network.state_dict())
+        state = reading.state
+        if reading.identity is not None:
+            info = dataclasses.replace(info, parent=reading.identity.sha256, trained=reading.identity.trainable)
+        if reading.missing:
+            assert reading.identity is not None
+            parent = _load_parent(reading.identity, info, revision=revision, cache_dir=cache_dir)
+            state = {**parent.state_dict(), **state}
+        load_state(network, state)
+        info = dataclasses.replace(info, adaptation=read_adaptation(info.path))
     network.provenance = info
     return network.eval()
 
@@ -178,11 +208,24 @@ def tensor_names(name: str) -> tuple[str, ...]:
         return tuple(build_network(name).state_dict())
 
 
-def _check_name(name: str) -> None:
-    if name in CARDS:
-        return
-    # Compared without the prefix, which would make everything look alike.
-    short = {card.removeprefix("defm_"): card for card in CARDS}
-    close = difflib.get_close_matches(str(name).lower().replace("-", "_").removeprefix("defm_"), short, n=1, cutoff=0.5)
-    suggestion = f" Did you mean {short[close[0]]!r}?" if close else ""
-    raise ValueError(f"Unknown encoder {name!r}.{suggestion} There are: {', '.join(CARDS)}.")
+def _load_parent(identity: EncoderIdentity, child: WeightsInfo, **hub: Any) -> Encoder:
+    """The weights from which a checkpoint's encoder was trained, for the stages that the checkpoint does not hold.
+
+    Raises:
+        InvalidWeightsError: Where they are neither random ones nor the Hub's.
+    """
+    try:
+        if identity.seed is not None:
+            parent = load_encoder(identity.encoder, "random", seed=identity.seed)
+        else:
+            parent = load_encoder(identity.encoder, **hub)
+        found = f"the sha256 of what was found ({parent.provenance.source}) is {parent.provenance.sha256}."
+    except (WeightsUnavailableError, WeightsNotFoundError) as error:
+        parent, found = None, str(error)
+    if parent is not None and parent.provenance.sha256 == identity.sha256:
+        return parent
+    raise InvalidWeightsError(
+        f"{child.path} holds only what was trained of the encoder ({', '.join(identity.trainable)}). The rest is in "
+        f"the weights of sha256 {identity.sha256} that it was trained from, which are not at hand: {found} Load the "
+        "policy with those weights, and write the whole encoder by its DepthEncoder's save(path)."
+    )

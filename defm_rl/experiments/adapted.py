@@ -7,7 +7,8 @@ from torch import nn
 
 from defm_rl.adaptation import feature_settings, load_into, network_sha256
 from defm_rl.encoders import DepthEncoder
-from defm_rl.encoders.weights import find_weights, read_adaptation, read_state
+from defm_rl.encoders.files import read_state
+from defm_rl.encoders.weights import find_weights, read_adaptation
 from defm_rl.experiments import environments
 from defm_rl.experiments.config import Config, ConfigError
 from defm_rl.experiments.episodes import Seeing

@@ -30,12 +30,14 @@ _INSTRUCTIONS = {
     "DEFAULT": (),
 }
 _TIMEOUT_S = 300
+_REFUSAL = "%s cannot be built or loaded, PyTorch's operations take its place: %s"
 
 
 def load(source: str, flags: Sequence[str], loader: Callable[[str], _T]) -> _T | None:
     """What `loader` makes of the library of a source, which is built first where it is not on disk yet.
 
-    Libraries are kept in `$XDG_CACHE_HOME/defm_rl` or `~/.cache/defm_rl`, by source, PyTorch, machine and flags.
+    Libraries are kept in `$XDG_CACHE_HOME/defm_rl` or `~/.cache/defm_rl`, by source, PyTorch, machine and flags. So are
+    failures, for each compiler and its version, so that not every process tries again; the log says how to.
 
     Args:
         source: Name of a file in this folder.
@@ -63,12 +65,9 @@ def load(source: str, flags: Sequence[str], loader: Callable[[str], _T]) -> _T |
             return None
         library.parent.mkdir(parents=True, exist_ok=True)
         with _locked(library.parent):  # workers that start together need it once
-            if not library.exists():
-                _build(compiler, path, flags, library)
-        return loader(str(library))
-    except (OSError, RuntimeError, subprocess.SubprocessError) as error:
-        detail = error.stderr if isinstance(error, subprocess.CalledProcessError) else error
-        _logger.warning("%s cannot be built or loaded, PyTorch's operations take its place: %s", source, detail)
+            return _built(compiler, path, flags, library, loader)
+    except (OSError, RuntimeError, subprocess.SubprocessError) as error:  # as where there is no place to keep it
+        _logger.warning(_REFUSAL, source, error)
         return None
 
 
@@ -97,6 +96,37 @@ def _locked(folder: Path) -> Iterator[None]:
         # Closing would leave it to processes that were forked meanwhile.
         fcntl.flock(descriptor, fcntl.LOCK_UN)
         os.close(descriptor)
+
+
+def _built(
+    compiler: Sequence[str], source: Path, flags: Sequence[str], library: Path, loader: Callable[[str], _T]
+) -> _T | None:
+    """What `loader` makes of the library, which is built where it is not there, unless that has failed before."""
+    if not library.exists():
+        failure = library.with_suffix(f".{_fingerprint(compiler)}.failed")
+        if failure.exists():
+            why = f"{failure.read_text(errors='replace')} (It was tried before; to try again, delete {failure}.)"
+            _logger.warning(_REFUSAL, source.name, why)
+            return None
+        try:
+            _build(compiler, source, flags, library)
+            return loader(str(library))
+        except (OSError, RuntimeError, subprocess.SubprocessError) as error:
+            if isinstance(error, OSError) and error.errno is not None:
+                raise  # a full disk or the like; a library that cannot be loaded has no number
+            why = str(error.stderr if isinstance(error, subprocess.CalledProcessError) else error).strip()
+            library.unlink(missing_ok=True)
+            failure.write_text(why, errors="replace")
+            _logger.warning(_REFUSAL, source.name, why)
+            return None
+    return loader(str(library))
+
+
+def _fingerprint(compiler: Sequence[str]) -> str:
+    """Of a compiler's place, arguments and version."""
+    command = [str(shutil.which(compiler[0])), *compiler[1:]]
+    asked = subprocess.run([*command, "--version"], capture_output=True, check=False, timeout=_TIMEOUT_S)
+    return hashlib.sha256("\n".join(command).encode() + asked.stdout).hexdigest()[:16]
 
 
 def _build(compiler: Sequence[str], source: Path, flags: Sequence[str], library: Path) -> None:

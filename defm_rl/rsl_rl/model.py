@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -262,7 +262,7 @@ class DepthEncoding(nn.Module):
             self._watch = ScaleWatch(self.layouts, self.encoder.depth_format)
             self.encoder.checks_scale = False
         self._lent = False
-        self._kept: tuple[list[Tensor], dict[str, Tensor]] | None = None
+        self._kept: _Kept | None = None
 
     def lent_to(self, groups: Sequence[str]) -> "DepthEncoding":
         """Itself, for another model that sees these cameras."""
@@ -275,17 +275,18 @@ class DepthEncoding(nn.Module):
         return self
 
     def forward(self, obs: TensorDict, masks: Tensor | None = None, *, borrowing: bool = False) -> dict[str, Tensor]:
-        """Features (..., D) of each camera; zeros where `masks` says that there is no step.
+        """Features (..., D) of each camera; zeros where `masks` does not say that there is a step.
 
-        An encoder that is lent keeps what its owner has just encoded until the borrower asks for the same batch.
+        An encoder that is lent keeps what its owner has just encoded until the borrower asks for the same batch. Where
+        the borrower needs gradients and the owner did not, it is encoded again.
         """
         depth = [obs[group] for group in self.layouts]
         kept, self._kept = self._kept, None
-        if borrowing and kept is not None and all(x is y for x, y in zip(depth, kept[0], strict=True)):
-            return kept[1]
+        if borrowing and kept is not None and kept.serves(depth):
+            return kept.encoded
         encoded = self._encode(dict(zip(self.layouts, depth, strict=True)), obs.batch_size, masks)
         if self._lent and not borrowing:
-            self._kept = depth, encoded
+            self._kept = _Kept(depth, encoded, torch.is_grad_enabled())
         return encoded
 
     def encode(self, depth: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -314,10 +315,21 @@ class DepthEncoding(nn.Module):
         return padded
 
     def _features(self, images: Tensor) -> Tensor:
-        if not isinstance(self.encoder, DepthEncoder):
-            features: Tensor = self.encoder(images)
-            return features
-        return self.encoder.encode(images) if self.encoder.frozen else self.encoder(images)
+        features: Tensor = self.encoder(images)
+        return features
+
+
+class _Kept(NamedTuple):
+    """A batch of depth and what was encoded of it."""
+
+    depth: list[Tensor]
+    encoded: dict[str, Tensor]
+    with_gradients: bool
+
+    def serves(self, depth: list[Tensor]) -> bool:
+        """Whether it is what is asked for."""
+        the_same = all(x is y for x, y in zip(depth, self.depth, strict=True))
+        return the_same and (self.with_gradients or not torch.is_grad_enabled())
 
 
 class _FeatureNormalization(EmpiricalNormalization):  # type: ignore[misc]  # RSL-RL is not typed

@@ -89,20 +89,16 @@ class DefmExtractor(BaseFeaturesExtractor):
 
     def _encode(self, depth: Tensor) -> Tensor:
         if is_traced():
-            return self._features(depth)
+            return self.encoder(depth)
         if not self.training:
-            return self._features(depth)
+            return self.encoder(depth)
         # Recurrent policies train on sequences padded with zeros: all empty images share one encoding.
         seen = depth.flatten(1).any(dim=1)
         if bool(seen.all()):
-            return self._features(depth)
+            return self.encoder(depth)
         rows = torch.cat([seen.nonzero()[:, 0], (~seen).nonzero()[:1, 0]])
         row_of_image = torch.where(seen, seen.cumsum(0) - 1, len(rows) - 1)
-        return self._features(depth[rows])[row_of_image]
-
-    def _features(self, depth: Tensor) -> Tensor:
-        features: Tensor = self.encoder.encode(depth) if self.encoder.frozen else self.encoder(depth)
-        return features
+        return self.encoder(depth[rows])[row_of_image]
 
 
 class FeatureProjection(BaseFeaturesExtractor):

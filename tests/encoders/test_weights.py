@@ -24,7 +24,6 @@ from defm_rl.encoders.weights import (
     WeightsNotFoundError,
     WeightsUnavailableError,
     file_sha256,
-    read_state,
 )
 from defm_rl.encoders.zoo import build_encoder, load_encoder
 
@@ -315,7 +314,7 @@ class TestFiles:
         path, trace = tmp_path / "weights.pth", tmp_path / "trace"
         torch.save({"model": Malicious(trace)}, path)
         with pytest.raises(InvalidWeightsError, match="could run code"):
-            read_state(path)
+            load_encoder(NAME, path)
         assert not trace.exists()
 
     def test_a_file_is_hashed_again_only_when_it_changed(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

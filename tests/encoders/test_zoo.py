@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from defm_rl.encoders.zoo import CARDS, EncoderCard, build_encoder, list_encoders, load_encoder
+from defm_rl.encoders.zoo import CARDS, EncoderCard, build_encoder, find_card, list_encoders, load_encoder
 
 REFERENCE = Path(__file__).parents[1] / "reference"
 
@@ -59,7 +59,6 @@ def test_families() -> None:
     ("asked", "meant"),
     [
         ("defm_resnet81", "defm_resnet18"),
-        ("resnet18", "defm_resnet18"),
         ("ViT-S14", "defm_vit_s14"),
         ("defm_efficientnet_b1", "defm_efficientnet_b"),
         ("regnet_y_400m", "defm_regnet_y_400mf"),
@@ -69,6 +68,12 @@ def test_families() -> None:
 def test_unknown_names_get_a_suggestion(ask: object, asked: str, meant: str) -> None:
     with pytest.raises(ValueError, match=f"Unknown encoder '{asked}'. Did you mean '{meant}"):
         ask(asked)  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("name", ["resnet18", "defm_resnet18"])
+def test_names_work_with_and_without_the_prefix(name: str) -> None:
+    assert load_encoder(name, "random").provenance.encoder == "defm_resnet18"
+    assert find_card(name) is CARDS["defm_resnet18"]
 
 
 def test_names_like_nothing_get_the_list() -> None:

@@ -31,6 +31,8 @@ encoder = DepthEncoder("defm_regnet_y_400mf", weights="random")
 torch.testing.assert_close(encoder.encode(depth), encoder(depth), rtol=1e-4, atol=1e-4)
 print("available:", cpu.available())
 """
+BREAKS = ["for last; do :; done", '[ "$last" = --version ] || echo nothing > "$last"']
+"""Of a compiler that gives nothing that could be loaded."""
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="it is built on Linux only")
 
 
@@ -57,14 +59,41 @@ def test_workers_that_start_together_build_once(tmp_path: Path) -> None:
     settings = environment(XDG_CACHE_HOME=str(tmp_path), CXX=compiler)
     workers = [subprocess.Popen([PYTHON, "-c", NORMALIZE], env=settings) for _ in range(3)]
     assert [worker.wait(timeout=120) for worker in workers] == [0, 0, 0]
-    assert len((tmp_path / "calls").read_text().splitlines()) == 2  # to compile and to link
+    assert len((tmp_path / "calls").read_text().splitlines()) == 3  # to ask its version, to compile and to link
 
 
 def test_what_cannot_be_loaded_is_built_again(tmp_path: Path) -> None:
     needs_compiler()
-    compiler = script(tmp_path / "c++", "for last; do :; done", 'echo nothing > "$last"')
+    compiler = script(tmp_path / "c++", *BREAKS)
     assert "available: False" in run("-c", NORMALIZE, XDG_CACHE_HOME=str(tmp_path), CXX=compiler)
     assert "available: True" in run("-c", NORMALIZE, XDG_CACHE_HOME=str(tmp_path), CXX="c++ -O2")
+
+
+@pytest.mark.parametrize("lines", [["echo no >&2", "exit 1"], BREAKS])
+def test_a_failure_is_remembered_until_its_file_or_the_compiler_is_another(tmp_path: Path, lines: list[str]) -> None:
+    needs_compiler()
+    log = f'[ "$1" = --version ] && cat {tmp_path}/version && exit; echo "$@" >> {tmp_path}/calls'
+    compiler = script(tmp_path / "c++", log, *lines)
+
+    def tries() -> int:
+        before = len(calls.read_text().splitlines())
+        output = run("-c", NORMALIZE, XDG_CACHE_HOME=str(tmp_path), CXX=compiler)
+        assert "available: False" in output
+        outputs.append(output)
+        return len(calls.read_text().splitlines()) - before
+
+    calls, version, outputs = tmp_path / "calls", tmp_path / "version", list[str]()
+    calls.write_text("")
+    version.write_text("1.0")
+    assert tries() > 0
+    assert tries() == 0
+    (failure,) = (tmp_path / "defm_rl").iterdir()
+    assert f"to try again, delete {failure}" in outputs[-1]
+    failure.unlink()
+    assert tries() > 0
+    version.write_text("2.0")
+    assert tries() > 0
+    assert "available: True" in run("-c", NORMALIZE, XDG_CACHE_HOME=str(tmp_path))
 
 
 def test_the_lock_is_free_again_though_a_process_was_forked(tmp_path: Path) -> None:
@@ -98,7 +127,7 @@ class TestWherePytorchsOperationsDoTheWork:
         assert_refused("PyTorch's operations take its place", tmp_path)
 
     def test_with_a_library_that_cannot_be_loaded(self, tmp_path: Path) -> None:
-        compiler = script(tmp_path / "c++", "for last; do :; done", 'echo nothing > "$last"')
+        compiler = script(tmp_path / "c++", *BREAKS)
         assert_refused("PyTorch's operations take its place", tmp_path, CXX=compiler)
 
 

@@ -1,7 +1,6 @@
 """The encoder inside the policy: every way in which SB3 treats a features extractor."""
 
 import io
-import json
 import warnings
 import zipfile
 
@@ -17,6 +16,7 @@ from stable_baselines3.common.vec_env import VecFrameStack
 
 from defm_rl import DepthEncoder
 from defm_rl.depth import ScaleWarning
+from defm_rl.encoders.identity import EncoderIdentity
 from defm_rl.fusion import DepthFusion
 from defm_rl.sb3 import DefmExtractor, EncoderAdam, FeatureProjection
 
@@ -207,7 +207,7 @@ def test_checkpoint_is_small_and_holds_no_frozen_weights(tmp_path):
         state = torch.load(io.BytesIO(archive.read("policy.pth")), weights_only=True)
     assert not any(".net." in name for name in state)
     sha256 = encoders(model)[0].provenance.sha256
-    assert json.loads(bytes(state["features_extractor.encoder._extra_state"].tolist()))["sha256"] == sha256
+    assert EncoderIdentity.read(state["features_extractor.encoder._extra_state"]).sha256 == sha256
 
 
 @pytest.mark.parametrize(("algorithm", "settings"), [(PPO, PPO_SETTINGS), (SAC, REPLAY_SETTINGS)])

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from defm_rl.envs.isaaclab.mdp import layouts_of
+from defm_rl.observations import to_float16
 
 _FAILURES = {"success": "", "time_out": "timeout"}  # by termination term; other terms are called as they are
 
@@ -83,7 +84,7 @@ class IsaacLabVectorEnv(VectorEnv[dict[str, Tensor], NDArray[Any], NDArray[Any]]
 
     def _observed(self, observations: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {
-            name: observations[group].half() if name in self._compact else observations[group]
+            name: to_float16(observations[group]) if name in self._compact else observations[group]
             for name, group in self._groups.items()
         }
 

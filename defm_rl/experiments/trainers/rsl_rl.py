@@ -78,7 +78,7 @@ class Teacher:
                 "a run with algo=rsl_ppo encoder=blind, which is told what a student has to see."
             )
         saved = (run.checkpoint / _MODEL).read_bytes()
-        state = torch.load(io.BytesIO(saved), map_location="cpu")["actor_state_dict"]
+        state = torch.load(io.BytesIO(saved), map_location="cpu", weights_only=True)["actor_state_dict"]
         sha256 = hashlib.sha256(saved).hexdigest()
         return cls(str(run.folder), sha256, list(policy_keys(its.encoder, its.algo)), actor_settings(its), state)
 
@@ -319,7 +319,7 @@ def _teacher(config: Config, checkpoint: Path | None) -> Teacher:
 
 
 def _load(checkpoint: Path) -> dict[str, Any]:
-    saved: dict[str, Any] = torch.load(checkpoint / _MODEL, map_location="cpu")
+    saved: dict[str, Any] = torch.load(checkpoint / _MODEL, map_location="cpu", weights_only=True)
     return saved
 
 
