@@ -11,9 +11,18 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from torch import Tensor, nn
 
 from defm_rl.depth import is_traced
+from defm_rl.encoders.weights import WeightsNotFoundError
 from defm_rl.observations import ScaleWatch, depth_layouts, leaves, make_encoder, over_cameras, refuse_pictures
 
 Observations = Tensor | dict[str, Tensor]
+
+# SB3 builds a saved policy from the policy_kwargs that it was saved with, and refuses others but by this way.
+_WHERE_IT_MOVED = (
+    "To load a policy that Stable-Baselines3 has saved: from stable_baselines3.common.save_util import "
+    "load_from_zip_file; kwargs = load_from_zip_file(path)[0]['policy_kwargs']; "
+    "kwargs['features_extractor_kwargs']['weights'] = place; "
+    "PPO.load(path, custom_objects={'policy_kwargs': kwargs})"
+)
 
 
 class DefmExtractor(BaseFeaturesExtractor):
@@ -57,7 +66,10 @@ class DefmExtractor(BaseFeaturesExtractor):
         layouts = depth_layouts(observation_space, depth_keys)
         others = {key: space for key, space in leaves(observation_space).items() if key not in layouts}
         refuse_pictures(others)
-        network = make_encoder(layouts, encoder, **encoder_kwargs)
+        try:
+            network = make_encoder(layouts, encoder, **encoder_kwargs)
+        except WeightsNotFoundError as error:
+            raise WeightsNotFoundError(f"{error} {_WHERE_IT_MOVED}") from error
         dims = {key: layout.frames * network.feature_dim for key, layout in layouts.items()}
         width = sum(dims.values()) if latent_dim is None else latent_dim * len(dims)
         super().__init__(observation_space, width + _flat_dim(others))

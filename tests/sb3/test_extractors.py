@@ -17,6 +17,7 @@ from stable_baselines3.common.vec_env import VecFrameStack
 from defm_rl import DepthEncoder
 from defm_rl.depth import ScaleWarning
 from defm_rl.encoders.identity import EncoderIdentity
+from defm_rl.encoders.weights import WeightsNotFoundError
 from defm_rl.fusion import DepthFusion
 from defm_rl.sb3 import DefmExtractor, EncoderAdam, FeatureProjection
 
@@ -101,8 +102,8 @@ def test_projected_features_have_one_scale_whatever_the_scale_of_the_encoder_is(
     features = extractor(observation)
     assert features.shape == (2, extractor.features_dim)
     assert torch.equal(features[:, 32:], observation["state"])
-    encode = extractor.encoder.encode
-    extractor.encoder.encode = lambda depth: 1000 * encode(depth)
+    encode = extractor.encoder.forward
+    extractor.encoder.forward = lambda depth: 1000 * encode(depth)
     torch.testing.assert_close(extractor(observation), features, rtol=1e-3, atol=1e-3)
     assert features[:, :32].abs().mean() < 0.9  # not saturated
 
@@ -220,6 +221,51 @@ def test_checkpoint_refuses_other_frozen_weights(algorithm, settings, tmp_path):
         algorithm.load(tmp_path / "other_weights", device="cpu")
 
 
+def test_a_policy_whose_weights_file_has_moved_says_how_to_load_it(tmp_path):
+    there, now = tmp_path / "there.safetensors", tmp_path / "now.safetensors"
+    DepthEncoder(**ENCODER).save(there)
+    model = make(PPO, PPO_SETTINGS, weights=str(there))
+    model.save(tmp_path / "model")
+    there.rename(now)
+    with pytest.raises(WeightsNotFoundError, match="custom_objects") as caught:
+        PPO.load(tmp_path / "model", device="cpu")
+    *lines, load = str(caught.value).partition("has saved: ")[2].split("; ")
+    names = {"path": tmp_path / "model", "place": str(now), "PPO": PPO}
+    exec("\n".join(lines), names)
+    loaded = eval(load, names)
+    assert encoders(loaded)[0].provenance.path == now
+    observation = observations()
+    np.testing.assert_allclose(
+        loaded.predict(observation, deterministic=True)[0], model.predict(observation, deterministic=True)[0], atol=1e-5
+    )
+
+
+def test_a_policys_fine_tuned_encoder_is_the_next_ones(tmp_path):
+    model = make(PPO, PPO_SETTINGS, trainable=[LAST_STAGE, "head"])
+    model.learn(16)
+    model.save(tmp_path / "model.zip")
+    encoder = PPO.load(tmp_path / "model.zip", device="cpu").policy.features_extractor.encoder
+    encoder.save(tmp_path / "mine.safetensors")
+    expected = encoder(observations()["depth"]).detach()
+    for weights_file in ("mine.safetensors", "model.zip"):
+        following = DepthEncoder(**{**ENCODER, "weights": str(tmp_path / weights_file)})
+        torch.testing.assert_close(following(observations()["depth"]), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_checkpoint_that_holds_the_identity_as_a_dict_loads_and_is_verified(tmp_path):
+    model = make(PPO, PPO_SETTINGS)
+    for sha256 in (encoders(model)[0].provenance.sha256, "0" * 64):
+        state = model.policy.state_dict()
+        former = {"encoder": encoders(model)[0].encoder_name, "sha256": sha256, "trainable": []}
+        state = {name: former if name.endswith("_extra_state") else value for name, value in state.items()}
+        parameters = {**model.get_parameters(), "policy": state}
+        if sha256 == "0" * 64:
+            with pytest.raises(RuntimeError, match="sha256"):
+                model.set_parameters(parameters)
+        else:
+            model.set_parameters(parameters)
+
+
 def test_policy_kwargs_are_names_and_numbers():
     model = make(PPO, PPO_SETTINGS)
     assert len(cloudpickle.dumps(model.policy_kwargs)) < 2000
@@ -266,8 +312,8 @@ def test_depth_reaches_the_encoder_as_it_is(monkeypatch):
     seen = []
     model = make(PPO, PPO_SETTINGS)
     encoder = encoders(model)[0]
-    encode = encoder.encode
-    monkeypatch.setattr(encoder, "encode", lambda depth: seen.append(depth) or encode(depth))
+    encode = encoder.forward
+    monkeypatch.setattr(encoder, "forward", lambda depth: seen.append(depth) or encode(depth))
     observation = observations()
     model.predict(observation)
     np.testing.assert_array_equal(seen[0].numpy(), observation["depth"][:, 0])
@@ -298,8 +344,8 @@ def test_padding_of_recurrent_sequences_is_encoded_once(monkeypatch):
     depth = torch.rand(6, 1, 32, 32) * 5
     depth[[1, 4, 5]] = 0.0
     encoded = []
-    encode = extractor.encoder.encode
-    monkeypatch.setattr(extractor.encoder, "encode", lambda images: encoded.append(len(images)) or encode(images))
+    encode = extractor.encoder.forward
+    monkeypatch.setattr(extractor.encoder, "forward", lambda images: encoded.append(len(images)) or encode(images))
     features = extractor(depth)
     assert encoded == [4]
     torch.testing.assert_close(features, encode(depth))
@@ -310,7 +356,7 @@ def test_recurrent_ppo_does_not_encode_the_padding_of_its_sequences(monkeypatch)
     model = make(RecurrentPPO, settings, env=vec_env(episode_steps=5))
     extractor = model.policy.features_extractor
     given, encoded = [], []
-    encode, encode_batch = extractor.encoder.encode, extractor._encode
+    encode, encode_batch = extractor.encoder.forward, extractor._encode
 
     def watched(depth):
         encoded.clear()
@@ -320,7 +366,7 @@ def test_recurrent_ppo_does_not_encode_the_padding_of_its_sequences(monkeypatch)
         return features
 
     monkeypatch.setattr(extractor, "_encode", watched)
-    monkeypatch.setattr(extractor.encoder, "encode", lambda images: encoded.append(len(images)) or encode(images))
+    monkeypatch.setattr(extractor.encoder, "forward", lambda images: encoded.append(len(images)) or encode(images))
     model.learn(32)
     assert len(given) == 4
     assert sum(images for images, _ in given) > 4 * 16, "no sequence was padded"
