@@ -1,6 +1,7 @@
 """Which encoder a checkpoint was made with, in a form that survives what people do with checkpoints."""
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Self
@@ -43,6 +44,8 @@ class EncoderIdentity:
         """
         try:
             fields = _from_tensor(state) if isinstance(state, Tensor) else state
+            if re.fullmatch(r"[0-9a-f]{64}", fields["sha256"]) is None:  # averaged with another
+                raise ValueError(fields["sha256"])
             return cls(fields["encoder"], fields["sha256"], tuple(fields.get("trainable", ())), fields.get("seed"))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(

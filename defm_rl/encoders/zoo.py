@@ -184,10 +184,11 @@ def load_encoder(
         info = WeightsInfo(name, "random", state_sha256(network), seed=seed)
     else:
         info = find_weights(name, weights, revision=revision, cache_dir=cache_dir)
-        assert info.path is not None
+        path = info.path
+        assert path is not None
         with torch.device("meta"):  # no time for an initialisation that is overwritten
             network = build_network(name)
-        reading = read_weights(info.path, name, network.state_dict())
+        reading = read_weights(path, name, network.state_dict())
         state = reading.state
         if reading.identity is not None:
             info = dataclasses.replace(info, parent=reading.identity.sha256, trained=reading.identity.trainable)
@@ -196,7 +197,7 @@ def load_encoder(
             parent = _load_parent(reading.identity, info, revision=revision, cache_dir=cache_dir)
             state = {**parent.state_dict(), **state}
         load_state(network, state)
-        info = dataclasses.replace(info, adaptation=read_adaptation(info.path))
+        info = dataclasses.replace(info, adaptation=read_adaptation(path))
     network.provenance = info
     return network.eval()
 

@@ -15,7 +15,9 @@ import weakref
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, load_model, save_file, save_model
 from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -604,3 +606,70 @@ def test_images_of_another_size_than_the_features_are_for_are_refused(pool):
 def test_images_of_another_size_are_taken_where_the_features_do_not_depend_on_it():
     encoder = make(features="P4", pool="grid", image_size=(48, 96))
     assert encoder(torch.ones(1, 32, 64)).shape == (1, encoder.feature_dim)
+
+
+# Checkpoints in other people's hands.
+
+
+@pytest.mark.parametrize("trainable", ["none", "all"])
+def test_a_policy_goes_through_safetensors_and_averages_of_state_dicts(trainable, tmp_path):
+    policies = [nn.Sequential(make(trainable=trainable), nn.Linear(192, 2)) for _ in range(2)]
+    first, second = (policy.state_dict() for policy in policies)
+    assert all(isinstance(value, torch.Tensor) for value in first.values())
+    save_file(first, tmp_path / "state.safetensors")
+    policies[1].load_state_dict(load_file(tmp_path / "state.safetensors"))
+    twice = nn.ModuleDict({"actor": policies[0], "critic": nn.ModuleList([policies[0][0], nn.Linear(2, 2)])})
+    save_model(twice, str(tmp_path / "model.safetensors"))  # one encoder under two names
+    load_model(twice, str(tmp_path / "model.safetensors"))
+    policies[1].load_state_dict({name: 0.5 * x + 0.5 * second[name] for name, x in first.items()})
+    averaged = AveragedModel(policies[0], multi_avg_fn=get_ema_multi_avg_fn(0.999))
+    averaged.update_parameters(policies[1])
+    averaged.load_state_dict(averaged.state_dict())
+    moving = {name: x.clone() for name, x in first.items()}
+    for _ in range(1000):
+        for name, x in moving.items():
+            x.mul_(0.999).add_(second[name], alpha=1 - 0.999)
+    policies[1].load_state_dict(moving)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64, torch.uint8])
+def test_a_checkpoint_is_verified_after_a_cast(dtype):
+    state = {name: x.to(dtype) for name, x in make().state_dict().items()}
+    make().load_state_dict(state)
+    with pytest.raises(RuntimeError, match="other weights"):
+        make(seed=1).load_state_dict(state)
+    encoder = make().to(dtype) if dtype.is_floating_point else make()
+    make().load_state_dict(encoder.state_dict())
+
+
+def test_an_average_of_checkpoints_of_different_weights_is_refused():
+    first, second = make().state_dict(), make(seed=1).state_dict()
+    with pytest.raises(RuntimeError, match="does not say any more which encoder"):
+        make().load_state_dict({name: 0.5 * x + 0.5 * second[name] for name, x in first.items()})
+
+
+# Networks that two encoders share.
+
+
+@pytest.mark.parametrize("change", [lambda e: e.double(), lambda e: e.net.double(), lambda e: e.unfreeze(["head"])])
+def test_what_one_encoder_does_to_a_shared_network_the_other_follows(depth, change):
+    first = make()
+    second = make(network=first.net)
+    second.encode(depth)
+    change(first)
+    if first.trainable:
+        assert not second.frozen
+        with torch.no_grad():
+            first.net.norm_cls.weight.mul_(2)
+    torch.testing.assert_close(second.encode(depth), plainly(second, depth), rtol=1e-3, atol=1e-3)
+    assert second.encode(depth).dtype == first.dtype
+
+
+def test_calling_a_frozen_encoder_takes_the_fast_way(depth):
+    encoder = make()
+    features = encoder(depth)
+    assert isinstance(encoder._runner, inference.FrozenRunner)
+    assert torch.equal(features, encoder.encode(depth))
+    derived = depth.clone().requires_grad_()
+    encoder(derived).sum().backward()
+    assert derived.grad.abs().sum() > 0  # what is frozen still passes gradients on
