@@ -23,6 +23,7 @@ from defm_rl.observations import (
     over_cameras,
     refuse_pictures,
     standardized_space,
+    to_float16,
     with_leaves,
 )
 from defm_rl.simulation import SensorTransform
@@ -273,3 +274,9 @@ def test_each_camera_is_watched_for_itself_and_none_stops_a_training(make, scale
     (said,) = [str(each.message) for each in caught if each.category is ScaleWarning]
     assert "'rear'" in said
     assert ("millimetres" if scale > 1 else "[0, 1]") in said
+
+
+def test_what_float16_cannot_hold_is_cut_and_not_made_infinite():
+    cut = to_float16(torch.tensor([1e6, -1e6, 2.5, float("inf")]))
+    assert cut.dtype == torch.float16
+    assert cut.tolist() == [65504.0, -65504.0, 2.5, 65504.0]

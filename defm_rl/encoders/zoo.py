@@ -117,13 +117,18 @@ def list_encoders() -> list[EncoderCard]:
     return list(CARDS.values())
 
 
+def published_name(name: str) -> str:
+    """The name under which an encoder was published, which may be asked for without "defm_"; others as they are."""
+    return f"defm_{name}" if f"defm_{name}" in CARDS else name
+
+
 def find_card(name: str) -> EncoderCard:
     """The card of a published encoder, by its name with or without "defm_".
 
     Raises:
         ValueError: The name is unknown; the message suggests one.
     """
-    card = CARDS.get(name) or CARDS.get(f"defm_{name}")
+    card = CARDS.get(published_name(name))
     if card is not None:
         return card
     # Compared without the prefix, which would make everything look alike.

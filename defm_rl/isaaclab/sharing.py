@@ -12,7 +12,7 @@ from torch import Tensor
 from defm_rl.depth import Unit
 from defm_rl.encoders import DepthEncoder
 from defm_rl.encoders.base import Encoder
-from defm_rl.encoders.zoo import CARDS
+from defm_rl.encoders.zoo import CARDS, published_name
 from defm_rl.isaaclab.sensors import DepthCamera
 
 
@@ -44,6 +44,9 @@ class EncoderSettings:
     cache_dir: str
     seed: int
     chunk: int
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "encoder", published_name(self.encoder))
 
     @property
     def network(self) -> tuple[str, ...]:

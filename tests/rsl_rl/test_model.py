@@ -82,6 +82,15 @@ def test_a_shared_encoder_encodes_each_batch_once_and_learns_from_both():
     assert all(parameter.grad is not None for parameter in actor.encoder.parameters())
 
 
+def test_a_shared_encoder_gets_the_critics_gradients_though_the_actor_had_none():
+    runner = ppo(environment(encoded=False), algorithm=SHARED, encoder=INSIDE)
+    obs = runner.env.get_observations()
+    with torch.no_grad():
+        runner.alg.actor(obs)
+    runner.alg.critic(obs).sum().backward()
+    assert all(parameter.grad is not None for parameter in runner.alg.actor.encoder.parameters())
+
+
 def test_an_encoding_is_not_taken_for_that_of_later_weights():
     runner = ppo(environment(encoded=False), algorithm=SHARED, encoder=INSIDE)
     obs = runner.env.get_observations()
