@@ -2,13 +2,21 @@
 
 import logging
 import sys
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from defm_rl.experiments import environments
-from defm_rl.experiments.config import USER_ERRORS, ConfigError, compose_config, known_keys, refused_settings
+from defm_rl.experiments.config import (
+    USER_ERRORS,
+    ConfigError,
+    compose_config,
+    group_options,
+    known_keys,
+    refused_settings,
+)
 from defm_rl.experiments.report import scenes, settings
 from defm_rl.experiments.report.arms import task_name
 from defm_rl.experiments.report.write import write_report
@@ -45,7 +53,8 @@ def main(arguments: Sequence[str]) -> int:
     """The command; returns its exit status."""
     settings.log_to_stdout()
     if {"-h", "--help"} & set(arguments):
-        sys.stdout.write(settings.usage("defm-rl gap", Settings, __doc__ or ""))
+        usage = settings.usage("defm-rl gap", Settings, __doc__ or "")
+        sys.stdout.write(f"{usage}\nkeys of the experiment, as `defm-rl train` has them:\n{_experiment_keys()}\n")
         return 0
     try:
         problems = _run(arguments)
@@ -87,7 +96,21 @@ def _run(arguments: Sequence[str]) -> list[str]:
         content = {"recorded": source, "problems": problems, "options": vars(chosen)}
         page = write_report(Path(chosen.report), "Feature gap", content, encoders=[report])
         _logger.info("Report: %s", page)
+    else:
+        _logger.info("report=FOLDER adds pictures of what each camera and the encoder see.")
     return problems
+
+
+def _experiment_keys() -> str:
+    """The keys that decide what is compared, with what they can be where that is a list."""
+    encoders = [name for name in group_options("encoder") if name not in ("blind", "cnn")]
+    lines = [
+        f"  encoder={' | '.join(encoders)}",
+        f"  env={' | '.join(group_options('env'))}",
+        "  encoder.weights=hub | random | FILE",
+    ]
+    others = [key for key in known_keys() if key.startswith(("encoder.", "env.")) and key != "encoder.weights"]
+    return "\n".join([*lines, textwrap.fill(", ".join(others), 100, initial_indent="  ", subsequent_indent="  ")])
 
 
 def _table(summary: dict[str, Any]) -> str:
@@ -113,6 +136,12 @@ def _table(summary: dict[str, Any]) -> str:
     )
     if summary["weights"] == "random":
         about += "; RANDOM weights, not the published ones"
-    if summary["nearest_to_recorded"]:
-        text.append(f"Nearest to the recorded frames: {summary['nearest_to_recorded']}")
+    nearest = summary["nearest_to_recorded"]
+    if nearest:
+        text.append(
+            f"Nearest to the recorded frames, whose range all cameras have there: {nearest[0]}"
+            if len(nearest) == 1
+            else f"Nearest to the recorded frames: cannot tell apart {', '.join(nearest)} "
+            "(95 % intervals of their differences reach 0; more recorded frames narrow them)"
+        )
     return "\n".join([about, *text])

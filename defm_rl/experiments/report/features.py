@@ -1,17 +1,18 @@
 """How far an encoder's features move when another camera looks: figures of paired and of unpaired frames."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TypedDict
+from typing import Any, NamedTuple, TypedDict
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from defm_rl.sensors import simulate
+from defm_rl.sensors import Sensor, make_sensor, simulate
 
 Features = NDArray[np.float64]
 """(frames, channels)."""
 
+_FOR_WIDTH = 1000  # frames are enough to tell how far frames are apart
 CLIP = 5.0  # standard deviations; as the experiments standardize features before the policy sees them
 
 
@@ -24,7 +25,8 @@ class Gap(TypedDict):
     shift: how far a frame's features move, 1 being as far as those of two different scenes are apart.
     nearest_cosine: how similar a frame's standardized features are to the nearest of ideal frames of other scenes.
     mmd: squared maximum mean discrepancy to ideal frames of other scenes.
-    mmd_to_recorded: the same to the recorded frames, where there are any.
+    mmd_to_recorded: the same to the recorded frames, where there are any, the camera having their range.
+    farther_low, farther_high: by how much that is more than the nearest camera's, 95 % interval.
     """
 
     camera: str
@@ -36,6 +38,8 @@ class Gap(TypedDict):
     nearest_cosine: float
     mmd: float
     mmd_to_recorded: float | None
+    farther_low: float | None
+    farther_high: float | None
 
 
 def feature_gap(
@@ -52,6 +56,9 @@ def feature_gap(
     single frames). Figures of whole sets compare the second half of the scenes, seen by the camera, with the first
     half, seen ideally: so "ideal" has figures too, those of nothing but other scenes, to hold the others against.
 
+    To be held against recorded frames, every camera gets the range of these: how far cameras see would else decide
+    alone, and that is a setting.
+
     Args:
         encode: Features of (N, H, W) metres.
         ideal: Ideal frames of different scenes, (N, H, W) metres, at least four.
@@ -62,15 +69,26 @@ def feature_gap(
     Returns:
         A row for each sensor, and one called "recorded" where there are recorded frames.
     """
-    seen = {
-        name: simulate(torch.from_numpy(ideal), name, seed=seed, step=index).numpy()
-        for index, name in enumerate(sensors)
-    }
+
+    def see(sensor: Sensor, step: int) -> NDArray[np.float32]:
+        return simulate(torch.from_numpy(ideal), sensor, seed=seed, step=step).numpy()
+
+    seen = {name: see(make_sensor(name), step) for step, name in enumerate(sensors)}
     clean = np.asarray(encode(ideal), np.float64)
     half = len(clean) // 2
     standard = _standardizer(clean)
     reference = standard(clean[:half])
     real = None if recorded is None else standard(np.asarray(encode(recorded), np.float64))
+    distances: dict[str, Distance] = {}
+    if recorded is not None and sensors:
+        near_m, far_m = _range_m(recorded)
+        ranged = [make_sensor(name, min_depth_m=near_m, max_depth_m=far_m) for name in sensors]
+        shown = np.where((recorded >= near_m) & (recorded <= far_m), recorded, np.float32(0))
+        candidates = {
+            name: standard(np.asarray(encode(see(sensor, step)), np.float64))
+            for step, (name, sensor) in enumerate(zip(sensors, ranged, strict=True))
+        }
+        distances = distances_to(standard(np.asarray(encode(shown), np.float64)), candidates, seed=seed)
     rows = []
     for name, frames in seen.items():
         features = np.asarray(encode(frames), np.float64)
@@ -85,7 +103,9 @@ def feature_gap(
                 shift=relative_shift(standard(clean), standard(features)),
                 nearest_cosine=nearest_cosine(others, reference),
                 mmd=mmd2(others, reference),
-                mmd_to_recorded=None if real is None else mmd2(standard(features), real),
+                mmd_to_recorded=distances[name].mmd if distances else None,
+                farther_low=distances[name].farther_low if distances else None,
+                farther_high=distances[name].farther_high if distances else None,
             )
         )
     if recorded is not None and real is not None:
@@ -100,6 +120,8 @@ def feature_gap(
                 nearest_cosine=nearest_cosine(real, reference),
                 mmd=mmd2(real, reference),
                 mmd_to_recorded=None,
+                farther_low=None,
+                farther_high=None,
             )
         )
     return rows
@@ -160,10 +182,75 @@ def mmd2(a: Features, b: Features) -> float:
     return float(within_a + within_b - 2 * kernel[:n, n:].mean())
 
 
-def nearest_to_recorded(gaps: Sequence[Mapping[str, object]]) -> str | None:
-    """The simulated camera whose features are distributed most like those of the recorded frames."""
-    known = [(row["mmd_to_recorded"], row["camera"]) for row in gaps if row["mmd_to_recorded"] is not None]
-    return str(min(known)[1]) if known else None
+class Distance(NamedTuple):
+    """How far a set of frames is from the recorded ones, see `distances_to`."""
+
+    mmd: float
+    farther_low: float
+    farther_high: float
+
+
+def distances_to(
+    recorded: Features, candidates: Mapping[str, Features], *, resamples: int = 1000, seed: int = 0
+) -> dict[str, Distance]:
+    """The squared maximum mean discrepancies of candidates to recorded frames, and which differences are certain.
+
+    As `mmd2`, but with one kernel for all: its width is the median distance between rows of the recorded frames and of
+    all candidates. By how much a candidate is farther than the nearest one has a percentile bootstrap of 95 %, over the
+    recorded frames and over the scenes, which are the same for all candidates; pairs of one frame with its own copy do
+    not count.
+
+    Args:
+        recorded: (frames, channels), at least two frames.
+        candidates: (scenes, channels) by name, of the same scenes.
+        resamples: Of the bootstrap.
+        seed: Of the bootstrap.
+    """
+    rng = np.random.default_rng(seed)
+    everything = np.concatenate([recorded, *candidates.values()])
+    some = everything[rng.permutation(len(everything))[:_FOR_WIDTH]]
+    width2 = max(float(np.median(_squared_distances(some, some)[np.triu_indices(len(some), 1)])), 1e-12)
+
+    def kernel(a: Features, b: Features) -> Features:
+        return np.exp(-_squared_distances(a, b) / width2 / 2)
+
+    scenes = len(next(iter(candidates.values())))
+    # How often each frame is drawn; the first row is the sample itself.
+    of_scenes = np.vstack([np.ones(scenes), rng.multinomial(scenes, np.full(scenes, 1 / scenes), resamples)])
+    count = len(recorded)
+    of_recorded = np.vstack([np.ones(count), rng.multinomial(count, np.full(count, 1 / count), resamples)])
+
+    def within(weights: Features, similar: Features) -> NDArray[np.float64]:
+        """The mean over pairs of two frames, for each row of weights."""
+        alone = (weights**2).sum(axis=1)
+        total = np.einsum("ri,ri->r", weights @ similar, weights) - alone  # each is wholly similar to itself
+        return total / np.maximum(weights.sum(axis=1) ** 2 - alone, 1e-12)
+
+    offset = within(of_recorded, kernel(recorded, recorded))[0]  # the same for all, so that no difference depends on it
+    apart = {}
+    for name, rows in candidates.items():
+        across = np.einsum("ri,ri->r", of_scenes @ kernel(rows, recorded), of_recorded) / (scenes * count)
+        apart[name] = within(of_scenes, kernel(rows, rows)) - 2 * across
+    nearest = min(apart.values(), key=lambda values: float(values[0]))
+    return {
+        name: Distance(float(values[0] + offset), *map(float, np.percentile((values - nearest)[1:], (2.5, 97.5))))
+        for name, values in apart.items()
+    }
+
+
+def nearest_to_recorded(gaps: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The cameras whose features are distributed most like those of the recorded frames, the nearest first.
+
+    More than one where they cannot be told apart: where the interval of a difference to the nearest reaches 0.
+    """
+    known = [row for row in gaps if row["mmd_to_recorded"] is not None and row["farther_low"] <= 0]
+    return [row["camera"] for row in sorted(known, key=lambda row: float(row["mmd_to_recorded"]))]
+
+
+def _range_m(recorded: NDArray[np.float32]) -> tuple[float, float]:
+    """From where to where recorded frames have depth, without the outermost half percents."""
+    near_m, far_m = np.percentile(recorded[recorded > 0], (0.5, 99.5))
+    return float(near_m), float(max(far_m, near_m + 0.01))
 
 
 def _standardizer(reference: Features) -> Callable[[Features], Features]:

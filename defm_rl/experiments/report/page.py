@@ -52,12 +52,17 @@ def render(
         summary=summary,
         sections=[_task_section(summary, number, task, arms) for number, task in enumerate(tasks)],
         encoders=encoders,
-        scales=[Markup(charts.with_ids(charts.depth_scale(e.far_m), f"encoder{i}")) for i, e in enumerate(encoders)],
+        scales=[_scale(encoder.far_m, f"encoder{i}") for i, encoder in enumerate(encoders)],
+        recorded_scales=[_scale(encoder.recorded_far_m, f"recorded{i}") for i, encoder in enumerate(encoders)],
         clips=clips,
         random_weights=_random_weights(summary),
         measure=charts.measure_name(summary.get("measure", "success")),
         percent=_percent(summary),
     )
+
+
+def _scale(far_m: float, name: str) -> Markup:
+    return Markup(charts.with_ids(charts.depth_scale(far_m), name))
 
 
 def _task_section(summary: Mapping[str, Any], number: int, task: str, arms: Sequence[Arm]) -> dict[str, Any]:

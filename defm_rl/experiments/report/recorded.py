@@ -1,9 +1,10 @@
 """Recorded depth, as robots leave it: folders of PNG, NPY and NPZ files, read into metres."""
 
 import math
+import re
 import warnings
 import zipfile
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from PIL import Image
 from defm_rl.depth import DepthFormat, ScaleWarning, Unit, as_images
 from defm_rl.experiments.config import ConfigError
 
+SHOWN = 4  # recorded frames in a report
 SUFFIXES = (".png", ".npy", ".npz")
 
 
@@ -24,12 +26,14 @@ class Recording:
     Attributes:
         frames: (N, H, W) float32 metres, holes 0.
         files: How many files they come from.
-        problems: What was wrong with the files that were left out; each names its file.
+        problems: What was wrong with the files that were left out; each names its file, or the first of those alike.
+        originals: Up to `SHOWN` of the frames as they were recorded, each (H', W') float32 metres, to be looked at.
     """
 
     frames: NDArray[np.float32]
     files: int
     problems: list[str]
+    originals: list[NDArray[np.float32]] = field(default_factory=list)
 
 
 def load_recorded(
@@ -61,21 +65,39 @@ def load_recorded(
     """
     _check_format(unit, max_depth_m)
     found = depth_files(path)
-    problems: list[str] = []
+    problems: dict[str, list[tuple[Path, str]]] = {}
     parts: list[NDArray[np.float32]] = []
+    read: list[Path] = []
     chosen = _spread(found, limit)
     for file in chosen:
         try:
             # Each file gives its share, rounded up: what is too much is taken out at the end.
             video = _spread(_read(file), None if limit is None else math.ceil(limit / len(chosen)))
             parts.append(_fitted(_metres(video, unit, max_depth_m), size))
+            read.append(file)
         except ConfigError as error:
-            problems.append(f"{file}: {error}")
+            _note(problems, file, str(error))
         except (OSError, SyntaxError, ValueError, EOFError, zipfile.BadZipFile) as error:  # what Pillow and NumPy raise
-            problems.append(f"{file}: cannot be read, it is corrupt or of another kind ({error}).")
+            why = str(error).replace(str(file), file.name)
+            _note(problems, file, f"cannot be read, it is corrupt or of another kind ({why}).")
+    found_wrong = [_described(alike) for alike in problems.values()]
     if not parts:
-        raise ConfigError("No recorded depth could be read:\n  " + "\n  ".join(problems))
-    return Recording(_spread(np.concatenate(parts), limit), len(parts), problems)
+        raise ConfigError("No recorded depth could be read:\n  " + "\n  ".join(found_wrong))
+    looked_at = _spread(read, SHOWN)
+    share = math.ceil(SHOWN / len(looked_at))
+    originals = [x for file in looked_at for x in _metres(_spread(_read(file), share), unit, max_depth_m)]
+    return Recording(_spread(np.concatenate(parts), limit), len(parts), found_wrong, originals[:SHOWN])
+
+
+def _note(problems: dict[str, list[tuple[Path, str]]], file: Path, problem: str) -> None:
+    """Files it where those with the same problem are: the same but for numbers and the file's name."""
+    problems.setdefault(re.sub(r"\d+(\.\d+)?", "#", problem.replace(file.name, "")), []).append((file, problem))
+
+
+def _described(alike: list[tuple[Path, str]]) -> str:
+    file, problem = alike[0]
+    others = len(alike) - 1
+    return f"{file}{f' and {others} other' + 's' * (others > 1) + ' like it' if others else ''}: {problem}"
 
 
 def depth_files(path: Path) -> list[Path]:

@@ -1,7 +1,7 @@
 """Frames of a task's scenes, what an encoder makes of them, and pictures of both."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from defm_rl.encoders import DepthEncoder
 from defm_rl.experiments.config import Config, ConfigError
 from defm_rl.experiments.environments import camera_keys
 from defm_rl.experiments.report.features import Gap, feature_gap, nearest_to_recorded
-from defm_rl.experiments.report.recorded import load_recorded
+from defm_rl.experiments.report.recorded import Recording, load_recorded
 from defm_rl.experiments.tasks import IDEAL, Ability, make_task
 from defm_rl.sensors import simulate
 
@@ -44,13 +44,17 @@ class EncoderReport:
 
     Attributes:
         summary: For report.json.
-        pairs: For each camera a picture of the same scene; of recorded frames, one of them.
+        pairs: For each camera a picture of the same scene.
         far_m: The depth that the last colour stands for.
+        recorded: Pictures of recorded frames, as they were recorded.
+        recorded_far_m: The depth that their last colour stands for.
     """
 
     summary: dict[str, Any]
     pairs: list[Pair]
     far_m: float
+    recorded: list[Pair] = field(default_factory=list)
+    recorded_far_m: float = 1.0
 
 
 def scene_frames(config: Config, frames: int, first_layout: int) -> NDArray[np.float32]:
@@ -82,7 +86,7 @@ def scene_frames(config: Config, frames: int, first_layout: int) -> NDArray[np.f
 
 def recorded_frames(
     path: str, config: Config, unit: Unit | None, max_depth_m: float | None, limit: int
-) -> tuple[NDArray[np.float32], dict[str, Any]]:
+) -> tuple[Recording, dict[str, Any]]:
     """Recorded depth in the shape of a task's frames, and what report.json says of where it came from.
 
     Raises:
@@ -96,7 +100,7 @@ def recorded_frames(
             f"recorded={path} holds a single frame: sets of frames are compared, at least two are needed."
         )
     source = {"path": path, "files": found.files, "frames": len(found.frames), "problems": found.problems}
-    return found.frames, source
+    return found, source
 
 
 def report_encoder(
@@ -104,7 +108,7 @@ def report_encoder(
     task: str,
     ideal: NDArray[np.float32],
     sensors: Sequence[str],
-    recorded: NDArray[np.float32] | None = None,
+    recorded: Recording | None = None,
     *,
     seed: int = 0,
 ) -> EncoderReport:
@@ -115,24 +119,23 @@ def report_encoder(
         task: What the ideal frames are of.
         ideal: (N, H, W) metres, as `scene_frames` gives them.
         sensors: Names of simulated sensors.
-        recorded: (M, H, W) metres.
+        recorded: As `recorded_frames` gives it.
         seed: Of the sensors' noise.
     """
 
     def encode(frames: NDArray[np.float32]) -> NDArray[np.float64]:
         return encoder.encode(frames).cpu().numpy().astype(np.float64)
 
-    gaps: list[Gap] = feature_gap(encode, ideal, sensors, recorded, seed=seed)
+    gaps: list[Gap] = feature_gap(encode, ideal, sensors, None if recorded is None else recorded.frames, seed=seed)
     scene = _most_telling(ideal)
     shown = {name: simulate(scene[None], name, seed=seed).numpy()[0] for name in dict.fromkeys(("ideal", *sensors))}
+    pairs, far_m = _pictures(encoder, [ideal[:64]], shown, scene)
+    recorded_pairs, recorded_far_m = None, 1.0
     if recorded is not None:
-        shown["recorded"] = _most_telling(recorded)
-    far_m = float(np.percentile(scene[scene > 0], 98)) if (scene > 0).any() else 1.0
-    colours = feature_colours(encoder, ideal[:64], shown)
-    pairs = [
-        Pair(name, depth_colours(frame, far_m), colours[name], float((frame == 0).mean()))
-        for name, frame in shown.items()
-    ]
+        # Recorded frames need neither the task's size nor its range, and features of other places: all are their own.
+        alone = {f"recorded, {x.shape[0]} x {x.shape[1]} pixels ({i + 1})": x for i, x in enumerate(recorded.originals)}
+        everything = np.concatenate([frame.ravel() for frame in recorded.originals])
+        recorded_pairs, recorded_far_m = _pictures(encoder, [x[None] for x in recorded.originals], alone, everything)
     summary = {
         "encoder": encoder.encoder_name,
         "task": task,
@@ -145,11 +148,27 @@ def report_encoder(
         "cameras": [dict(gap) for gap in gaps],
         "nearest_to_recorded": nearest_to_recorded(gaps),
     }
-    return EncoderReport(summary, pairs, far_m)
+    return EncoderReport(summary, pairs, far_m, recorded_pairs or [], recorded_far_m)
+
+
+def _pictures(
+    encoder: DepthEncoder,
+    fit: Sequence[NDArray[np.float32]],
+    frames: Mapping[str, NDArray[np.float32]],
+    range_of: NDArray[np.float32],
+) -> tuple[list[Pair], float]:
+    """Pictures of frames and the depth of their last colour: `fit` as in `feature_colours`, `range_of` any depth."""
+    far_m = float(np.percentile(range_of[range_of > 0], 98)) if (range_of > 0).any() else 1.0
+    colours = feature_colours(encoder, fit, frames)
+    pairs = [
+        Pair(name, depth_colours(frame, far_m), colours[name], float((frame == 0).mean()))
+        for name, frame in frames.items()
+    ]
+    return pairs, far_m
 
 
 def feature_colours(
-    encoder: DepthEncoder, fit: NDArray[np.float32], frames: Mapping[str, NDArray[np.float32]]
+    encoder: DepthEncoder, fit: Sequence[NDArray[np.float32]], frames: Mapping[str, NDArray[np.float32]]
 ) -> dict[str, Picture]:
     """The first three principal components of a feature map as red, green and blue.
 
@@ -157,7 +176,7 @@ def feature_colours(
 
     Args:
         encoder: Its first map is shown.
-        fit: (N, H, W) metres.
+        fit: Batches (N, H, W) of any sizes, metres.
         frames: (H, W) metres, by name.
     """
     encoder = _with_a_map(encoder)
@@ -168,8 +187,7 @@ def feature_colours(
             found = encoder.maps(depth).maps[level]
         return found.permute(0, 2, 3, 1).cpu().numpy().astype(np.float64)
 
-    known = cells(fit)
-    known = known.reshape(-1, known.shape[-1])
+    known = np.concatenate([batch.reshape(-1, batch.shape[-1]) for batch in map(cells, fit)])
     mean = known.mean(axis=0)
     axes = np.linalg.svd(known - mean, full_matrices=False)[2][:3]
     axes *= np.sign(axes.sum(axis=1, keepdims=True))  # a component's sign is arbitrary: always the same one

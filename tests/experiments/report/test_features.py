@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from defm_rl.experiments.report.features import (
+    distances_to,
     feature_gap,
     linear_cka,
     mean_cosine,
@@ -86,10 +87,40 @@ def test_recorded_frames_are_known_by_the_camera_that_made_them():
     recorded = simulate(rng.permutation(scenes()), "stereo_ladder", seed=9).numpy()
     gaps = feature_gap(encode, scenes(), ["ideal", "stereo", "stereo_ladder"], recorded)
     assert [row["camera"] for row in gaps] == ["ideal", "stereo", "stereo_ladder", "recorded"]
-    assert nearest_to_recorded(gaps) == "stereo_ladder"
+    assert nearest_to_recorded(gaps) == ["stereo_ladder"]
+    assert gaps[2]["farther_low"] == gaps[2]["farther_high"] == 0 < gaps[1]["farther_low"]
     assert gaps[-1]["cosine"] is gaps[-1]["cka"] is gaps[-1]["shift"] is None  # there are no ideal counterparts
     assert gaps[-1]["hole_share"] == pytest.approx((recorded == 0).mean())
-    assert nearest_to_recorded(gaps[-1:]) is None
+    assert nearest_to_recorded(gaps[-1:]) == []
+
+
+def test_few_recorded_frames_do_not_tell_cameras_apart_that_are_almost_alike():
+    from defm_rl.sensors import simulate
+
+    recorded = simulate(scenes()[:3], "redwood", seed=9).numpy()
+    nearest = nearest_to_recorded(feature_gap(encode, scenes(), ["ideal", "redwood", "stereo_ladder"], recorded))
+    assert {"ideal", "redwood"} <= set(nearest)
+
+
+def test_how_far_a_camera_sees_does_not_decide_which_is_nearest():
+    """One that sees up to 1.5 m is not nearer to a recording for ending there, too."""
+    from defm_rl.sensors import make_sensor, simulate
+
+    rng = np.random.default_rng(2)
+    for far_m in (1.5, 2.9):
+        sensor = make_sensor("stereo_ladder", max_depth_m=far_m)
+        recorded = simulate(rng.permutation(scenes()), sensor, seed=9).numpy()
+        gaps = feature_gap(encode, scenes(), ["realsense_parkour", "stereo_ladder"], recorded)
+        assert nearest_to_recorded(gaps)[0] == "stereo_ladder"
+
+
+def test_distances_are_mmd_with_one_kernel():
+    a, b = RNG.normal(size=(30, 3)), RNG.normal(size=(30, 3)) + 1
+    alone = distances_to(a, {"b": b}, resamples=10)["b"]
+    assert alone.mmd == pytest.approx(mmd2(a, b))  # the same width, where there is one candidate
+    assert (alone.farther_low, alone.farther_high) == (0, 0)
+    two = distances_to(a, {"b": b, "a": RNG.normal(size=(30, 3))})
+    assert two["b"].farther_low > 0 == two["a"].farther_low
 
 
 def test_the_same_seed_gives_the_same_figures():

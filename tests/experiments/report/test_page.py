@@ -48,14 +48,17 @@ class Outline(HTMLParser):
 
 def encoder_report():
     row = {"hole_share": 0.01, "cosine": 0.9, "cka": 0.8, "shift": 0.3, "nearest_cosine": 0.7, "mmd": 0.01}
-    cameras = [{"camera": name, **row, "mmd_to_recorded": 0.2} for name in ("ideal", "stereo")]
+    cameras = [
+        {"camera": name, **row, "mmd_to_recorded": 0.2, "farther_low": 0.0, "farther_high": 0.1}
+        for name in ("ideal", "stereo")
+    ]
     cameras.append(
         {**cameras[0], "camera": "recorded", "cosine": None, "cka": None, "shift": None, "mmd_to_recorded": None}
     )
     facts = {
         "encoder": "defm_resnet18", "task": "Navigation-v0, boxes", "weights": "random", "sha256": "cd" * 32,
         "features": ["P4"], "channels": 8, "frames": 16,
-        "image_size": [24, 48], "cameras": cameras, "nearest_to_recorded": "stereo",
+        "image_size": [24, 48], "cameras": cameras, "nearest_to_recorded": ["stereo"],
     }  # fmt: skip
     picture = np.zeros((6, 12, 3), np.uint8)
     return EncoderReport(facts, [Pair("ideal", picture, picture, 0.01)], 4.2)
@@ -110,6 +113,15 @@ def test_the_banner_names_an_encoder_once():
     policy = {"name": "A (frozen)", "encoder": "resnet18 (frozen, random weights)", "weights": "random"}
     parts = [{"encoder": name, "weights": "random"} for name in ("defm_resnet18", "defm_resnet50")]
     assert page._random_weights({"policies": [policy], "encoders": parts}) == ["A (frozen)", "defm_resnet50"]
+
+
+def test_cameras_that_cannot_be_told_apart_are_all_named(tmp_path):
+    report = encoder_report()
+    report.summary["nearest_to_recorded"] = ["stereo", "ideal"]
+    content = {"problems": [], "recorded": None, "options": {}}
+    text = "".join(Outline(write_report(tmp_path, "Feature gap", content, encoders=[report]).read_text()).text)
+    assert "Which of stereo, ideal is the nearest, these frames cannot tell." in text
+    assert "0.0000 to 0.1000 more" in text
 
 
 def test_numbers_are_written_for_people():

@@ -65,6 +65,25 @@ def test_what_cannot_be_read_is_named_and_the_rest_is_read(tmp_path):
         assert hint in said
 
 
+def test_files_with_the_same_problem_are_one_line(tmp_path):
+    Image.fromarray(MM).save(tmp_path / "good.png")
+    for index in range(10):
+        Image.fromarray((MM * 0 + 7).astype(np.uint8)).save(tmp_path / f"small_{index}.png")
+        (tmp_path / f"text_{index}.png").write_text("no picture")
+    few, text = load(tmp_path).problems
+    assert few.startswith(f"{tmp_path / 'small_0.png'} and 9 others like it: ")
+    assert text.startswith(f"{tmp_path / 'text_0.png'} and 9 others like it: cannot be read")
+
+
+def test_frames_to_look_at_are_those_recorded(tmp_path):
+    video = np.random.default_rng(0).uniform(1, 3, (9, 30, 50)).astype(np.float32)
+    np.save(tmp_path / "video.npy", video)
+    originals = load(tmp_path).originals
+    assert len(originals) == 4
+    np.testing.assert_array_equal(originals[0], video[0])
+    np.testing.assert_array_equal(originals[-1], video[-1])
+
+
 def test_a_folder_without_depth_says_so(tmp_path):
     with pytest.raises(ConfigError, match="is empty"):
         load(tmp_path)
