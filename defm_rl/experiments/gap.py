@@ -139,7 +139,7 @@ def _table(summary: dict[str, Any]) -> str:
     nearest = summary["nearest_to_recorded"]
     if nearest:
         text.append(
-            f"Nearest to the recorded frames, whose range all cameras have there: {nearest[0]}"
+            f"Nearest to the recorded frames: {nearest[0]}"
             if len(nearest) == 1
             else f"Nearest to the recorded frames: cannot tell apart {', '.join(nearest)} "
             "(95 % intervals of their differences reach 0; more recorded frames narrow them)"
