@@ -264,6 +264,14 @@ def test_recorded_depth_takes_a_sensors_place_and_a_corrupt_file_loses_nothing(t
     assert report["encoders"][0]["cameras"][-1]["camera"] == "recorded"
 
 
+def test_help_tells_the_experiments_keys_and_a_comparison_without_report_that_there_are_pictures(capsys, caplog):
+    assert gap.main(["--help"]) == 0
+    said = capsys.readouterr().out
+    assert all(key in said for key in ("encoder=", "resnet18", "encoder.weights=", "env.level"))
+    assert gap.main([*GAP, "sensors=[ideal]"]) == 0
+    assert "report=FOLDER adds pictures" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
