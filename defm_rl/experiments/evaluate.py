@@ -19,11 +19,12 @@ from defm_rl.experiments.config import USER_ERRORS, Config, ConfigError, refused
 from defm_rl.experiments.episodes import Policy
 from defm_rl.experiments.evaluation import Cell, Options, describe, evaluate, load, threads_put_back
 from defm_rl.experiments.interruption import INTERRUPTED, stop_on_sigterm
-from defm_rl.experiments.report import adaptations, clips, recorded, scenes, settings, summary
+from defm_rl.experiments.report import adaptations, clips, losses, recorded, scenes, settings, summary
 from defm_rl.experiments.report.arms import Arm, adapted_arm, group
 from defm_rl.experiments.report.write import default_folder, write_report
 from defm_rl.experiments.runs import Run, runs_below
-from defm_rl.experiments.tasks import Ability, make_task
+from defm_rl.experiments.tasks import IDEAL, Ability, make_task
+from defm_rl.sensors import taken_apart
 
 _logger = logging.getLogger(__name__)
 
@@ -46,13 +47,14 @@ class Settings:
     recorded: str | None = None  # a folder of recorded depth to compare features with
     recorded_unit: Any = None  # m, mm, or the metres of one count, such as 0.0001; needed for 8-bit images
     recorded_max_depth_m: float | None = None  # beyond it a pixel is a hole
+    parts: bool = False  # also with each sensor's noise, range, latency and frame rate switched off, one at a time
     adapted: str | None = None  # a file that `defm-rl adapt` made, to hold against the encoder as it was trained with
     fresh: bool = False  # evaluate again what is finished already
 
     @property
     def reported(self) -> bool:
         """Whether a report is written."""
-        return self.sensors is not None or self.report is not None or self.adapted is not None
+        return self.sensors is not None or self.report is not None or self.adapted is not None or self.parts
 
     def options(self) -> Options:
         """Which episodes, and how they are run."""
@@ -118,7 +120,7 @@ def main(arguments: Sequence[str]) -> int:
             Cell(run, name, chosen.options(), adapted)
             for run, config in configs.items()
             for adapted in _adaptations(chosen)
-            for name in _sensors(config, chosen)
+            for name in _with_parts(_sensors(config, chosen), chosen)
         ]
         _evaluate_all(cells, configs, chosen, problems)
         if chosen.reported and any(cell.finished for cell in cells):
@@ -143,6 +145,14 @@ def _adaptations(chosen: Settings) -> list[Path | None]:
 
 def _sensors(config: Config, chosen: Settings) -> list[str]:
     return chosen.sensors or [make_task(config.env).sensor]
+
+
+def _with_parts(names: Sequence[str], chosen: Settings) -> list[str]:
+    """The sensors, and where their losses are taken apart what that needs: ideal depth, and each without its parts."""
+    if not chosen.parts:
+        return list(names)
+    apart = [other for name in names for other in taken_apart(name).values()]
+    return list(dict.fromkeys([IDEAL, *names, *apart]))
 
 
 def _configurations(runs: Sequence[Run], chosen: Settings, problems: list[str]) -> dict[Run, Config]:
@@ -206,7 +216,9 @@ def _report(cells: Sequence[Cell], configs: dict[Run, Config], chosen: Settings,
         for arm in group(runs, [configs[run] for run in runs])
         for adapted in _adaptations(chosen)
     ]
-    names = list(dict.fromkeys(cell.sensor for cell in cells))
+    seen_with = list(dict.fromkeys(cell.sensor for cell in cells))
+    asked = {name for config in configs.values() for name in _sensors(config, chosen)} | {IDEAL}
+    names = [name for name in seen_with if name in asked]
     results = {
         (arm, name): [
             (cell, cell.episodes())
@@ -214,12 +226,13 @@ def _report(cells: Sequence[Cell], configs: dict[Run, Config], chosen: Settings,
             if cell.run in arm.runs and cell.adapted == arm.adapted and cell.sensor == name
         ]
         for arm in arms
-        for name in names
+        for name in seen_with
     }
     arms = [arm for arm in arms if any(results[arm, name] for name in names)]  # an adaptation may have been refused
     content = summary.summarize(results, arms, names, chosen.measure)
     content["options"] = {**vars(chosen), "sensors": names}
-    content["adapted"] = _adapted(results, arms, chosen, problems) if chosen.adapted else []
+    content["losses"] = losses.taken_apart(results, arms, names) if chosen.parts else []
+    content["adapted"] = _adapted(results, arms, names, chosen, problems) if chosen.adapted else []
     films: list[clips.Clip] = []
     for arm in arms if chosen.clips else ():
         if sum(len(film.gif) for film in films) > _CLIPS_BYTES:
@@ -234,7 +247,7 @@ def _report(cells: Sequence[Cell], configs: dict[Run, Config], chosen: Settings,
 
 
 def _adapted(
-    results: summary.Results, arms: Sequence[Arm], chosen: Settings, problems: list[str]
+    results: summary.Results, arms: Sequence[Arm], names: Sequence[str], chosen: Settings, problems: list[str]
 ) -> list[dict[str, Any]]:
     """Each policy as it was trained beside itself on adapted weights."""
     found = []
@@ -255,7 +268,7 @@ def _adapted(
                     )
             except USER_ERRORS as error:
                 problems.append(f"{own.runs[0].folder}: {error}")
-        found.append(adaptations.compared(results, frozen, own, gaps))
+        found.append(adaptations.compared(results, frozen, own, names, gaps))
     return found
 
 

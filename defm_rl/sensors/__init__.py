@@ -3,6 +3,7 @@
 from defm_rl.sensors.camera import MOUNTINGS, MountingJitter, SimulatedCamera, check_depth, simulate
 from defm_rl.sensors.noise import Noise
 from defm_rl.sensors.profiles import (
+    EFFECTS,
     SENSORS,
     Dextrah,
     Ideal,
@@ -14,9 +15,11 @@ from defm_rl.sensors.profiles import (
     ZedX,
     compose,
     make_sensor,
+    taken_apart,
 )
 
 __all__ = [
+    "EFFECTS",
     "MOUNTINGS",
     "SENSORS",
     "Dextrah",
@@ -34,4 +37,5 @@ __all__ = [
     "compose",
     "make_sensor",
     "simulate",
+    "taken_apart",
 ]

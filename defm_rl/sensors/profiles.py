@@ -16,6 +16,11 @@ from defm_rl.sensors.noise import Noise
 
 Range = tuple[float, float]
 
+EFFECTS = ("noise", "range", "latency", "frame_rate")
+"""What a camera can take from a policy."""
+
+_WITHOUT = "_without_"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Sensor:
@@ -71,6 +76,38 @@ class Sensor:
         """What is measured, before range and holes: (B, H, W) float32 to the same; no branch on values."""
         raise NotImplementedError
 
+    @property
+    def effects(self) -> tuple[str, ...]:
+        """What stands between the truth and what it gives: some of `EFFECTS`."""
+        there = {
+            "noise": not isinstance(self, Ideal),
+            "range": self.min_depth_m > 0 or self.max_depth_m < math.inf,
+            "latency": self.latency_s[1] > 0 or self.delay_steps[1] > 0,
+            "frame_rate": self.frame_rate_hz < math.inf,
+        }
+        return tuple(effect for effect in EFFECTS if there[effect])
+
+    def without(self, effect: str) -> "Sensor":
+        """The same sensor with one of its effects switched off; without noise it measures the truth within its range.
+
+        Raises:
+            ValueError: For an effect that it does not have.
+        """
+        if effect not in self.effects:
+            raise ValueError(f"the sensor has no {effect!r} to be without{_suggestion(effect, list(self.effects))}")
+        if effect == "range":
+            return self._everywhere()
+        if effect == "latency":
+            return replace(self, latency_s=(0.0, 0.0), delay_steps=(0, 0))
+        if effect == "frame_rate":
+            return replace(self, frame_rate_hz=math.inf)
+        return Ideal(**{field.name: getattr(self, field.name) for field in fields(Sensor)})
+
+    def _everywhere(self) -> "Sensor":
+        """Measures at any depth, as within its range."""
+        timing = {name: getattr(self, name) for name in ("latency_s", "delay_steps", "frame_rate_hz")}
+        return _Unlimited(inner=self, **timing)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Ideal(Sensor):
@@ -112,6 +149,9 @@ class Redwood(Sensor):
         seen = op.inverse(op.quantise(noisy, self.disparity_steps_per_px)) * self.disparity_constant_m_px
         # At max_depth_m itself the published code already writes a hole, and it looks at the depth before the noise.
         return torch.where((depth > 0) & (depth < self.max_depth_m), seen, 0.0)
+
+    def _everywhere(self) -> Sensor:
+        return replace(self, min_depth_m=0.0, max_depth_m=math.inf)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -381,6 +421,17 @@ class Dextrah(Sensor):
 
 
 @dataclass(frozen=True, kw_only=True)
+class _Unlimited(Sensor):
+    """A sensor without its range, made by `Sensor.without`."""
+
+    inner: Sensor
+
+    def measure(self, depth: Tensor, noise: Noise) -> Tensor:
+        """What the sensor measures before its range."""
+        return self.inner.measure(depth, noise)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Composed(Sensor):
     """One sensor after the other, made by `compose`."""
 
@@ -431,7 +482,7 @@ def make_sensor(name: str, **overrides: Any) -> Sensor:
     """A named sensor, some of its parameters set otherwise.
 
     Args:
-        name: A key of `SENSORS`.
+        name: A key of `SENSORS`, or one with an effect switched off: "zedx_without_latency" (see `Sensor.without`).
         **overrides: Parameters of its class, such as `max_depth_m=5.0`.
 
     Returns:
@@ -441,14 +492,21 @@ def make_sensor(name: str, **overrides: Any) -> Sensor:
         ValueError: The name, or the value of a parameter, makes no sense.
         TypeError: There is no such parameter.
     """
+    name, _, effect = name.partition(_WITHOUT)
     if name not in SENSORS:
         raise ValueError(f"unknown sensor {name!r}{_suggestion(name, list(SENSORS))}")
-    sensor = SENSORS[name]
+    sensor = SENSORS[name].without(effect) if effect else SENSORS[name]
     known = [field.name for field in fields(sensor)]
     for key in overrides:
         if key not in known:
             raise TypeError(f"the sensor {name!r} has no parameter {key!r}{_suggestion(key, known)}")
     return replace(sensor, **overrides)
+
+
+def taken_apart(name: str) -> dict[str, str]:
+    """The names of a sensor with each of its effects switched off, by effect; none where it has one at the most."""
+    effects = make_sensor(name).effects
+    return {effect: f"{name}{_WITHOUT}{effect}" for effect in effects} if len(effects) > 1 else {}
 
 
 def _suggestion(name: str, known: list[str]) -> str:

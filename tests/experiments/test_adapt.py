@@ -93,7 +93,7 @@ def test_frames_are_of_layouts_that_evaluations_never_use_and_of_both_drivers(fr
 
 def test_a_policy_is_evaluated_on_both_encoders_and_the_report_holds_one_against_the_other(frozen, weights, tmp_path):
     command = [str(frozen), f"adapted={weights}", "sensors=[ideal,stereo]", "episodes=4", "num_envs=4", "frames=8"]
-    assert evaluate.main([*command, "clips=0", f"report={tmp_path}"]) == 0
+    assert evaluate.main([*command, "clips=0", "parts=true", f"report={tmp_path}"]) == 0
     report = json.loads((tmp_path / "report.json").read_text())
     (pair,) = report["adapted"]
     assert set(pair["by_sensor"]) == {"ideal", "stereo"}
@@ -105,7 +105,13 @@ def test_a_policy_is_evaluated_on_both_encoders_and_the_report_holds_one_against
     assert row["shift_after"] != row["shift_before"]
     assert pair["by_sensor"]["ideal"]["shift_before"] == pytest.approx(0, abs=1e-4)
     assert [policy["name"].endswith(", adapted") for policy in report["policies"]] == [False, True]
-    assert "McNemar" in (tmp_path / "report.html").read_text()
+    before, after = report["losses"]
+    assert set(before["by_sensor"]) == set(after["by_sensor"]) == {"stereo"}
+    assert set(before["by_sensor"]["stereo"]["parts"]) == {"noise", "range"}
+    assert report["sensors"] == ["ideal", "stereo"]  # those without their effects are in no other table
+    page = (tmp_path / "report.html").read_text()
+    assert "McNemar" in page
+    assert before["by_sensor"]["stereo"]["advice"] in page
 
 
 def test_what_an_encoder_was_adapted_for_is_all_that_a_policy_accepts(frozen, weights, base, tmp_path, capsys):

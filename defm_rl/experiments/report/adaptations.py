@@ -16,13 +16,17 @@ from defm_rl.experiments.evaluation import load
 from defm_rl.experiments.report.arms import Arm
 from defm_rl.experiments.report.features import mean_cosine, relative_shift
 from defm_rl.experiments.report.scenes import scene_frames
-from defm_rl.experiments.report.summary import Results
+from defm_rl.experiments.report.summary import Results, paired
 from defm_rl.experiments.runs import Run
 from defm_rl.sensors import simulate
 
 
 def compared(
-    results: Results, frozen: Arm, adapted: Arm, gaps: Mapping[str, Mapping[str, float]] | None
+    results: Results,
+    frozen: Arm,
+    adapted: Arm,
+    sensors: Sequence[str],
+    gaps: Mapping[str, Mapping[str, float]] | None,
 ) -> dict[str, Any]:
     """One policy on its own encoder and on the adapted one, behind each sensor, layout by layout.
 
@@ -30,6 +34,7 @@ def compared(
         results: The finished cells.
         frozen: The policy as it was trained.
         adapted: The same with adapted weights.
+        sensors: Behind which.
         gaps: What `feature_gaps` found.
     """
     assert adapted.adapted is not None
@@ -37,9 +42,9 @@ def compared(
     trained = list(declared.record.get("sensors", ())) if declared else []
     by_sensor = {}
     for arm, sensor in results:
-        if arm is not adapted:
+        if arm is not adapted or sensor not in sensors:
             continue
-        before, after = _paired(results, frozen, adapted, sensor)
+        before, after = paired(results, (frozen, sensor), (adapted, sensor))
         if not before:
             continue
         by_sensor[sensor] = {
@@ -104,18 +109,3 @@ def feature_gaps(
 def _encode(network: nn.Module, depth: Tensor) -> Tensor:
     features: Tensor = network.encode(depth) if isinstance(network, DepthEncoder) else network(depth)
     return features.float().cpu()
-
-
-def _paired(results: Results, frozen: Arm, adapted: Arm, sensor: str) -> tuple[list[bool], list[bool]]:
-    """Success of all runs on the layouts that both have driven, in the same order."""
-    before, after = (
-        {
-            (str(cell.run.folder), episode.layout): bool(episode.success)
-            for cell, episodes in results.get((arm, sensor), ())
-            for episode in episodes
-            if episode.success is not None
-        }
-        for arm in (frozen, adapted)
-    )
-    shared = [key for key in before if key in after]
-    return [before[key] for key in shared], [after[key] for key in shared]

@@ -9,8 +9,8 @@ from typing import Any, TypeVar, cast
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from defm_rl.experiments.config import ConfigError, suggest
-from defm_rl.sensors import SENSORS
+from defm_rl.experiments.config import ConfigError, refused_settings, suggest
+from defm_rl.sensors import SENSORS, make_sensor
 
 T = TypeVar("T")
 
@@ -57,7 +57,7 @@ def keys(schema: type) -> list[str]:
 
 
 def sensor_names(chosen: Any) -> list[str]:
-    """`all`, one name or a list of names as a list, each once.
+    """`all`, one name or a list of names as a list, each once; a name may be without a part, see `make_sensor`.
 
     Raises:
         ConfigError: For a sensor that does not exist.
@@ -66,7 +66,11 @@ def sensor_names(chosen: Any) -> list[str]:
         return list(SENSORS)
     names = [str(name) for name in chosen] if isinstance(chosen, list) else [str(chosen)]
     for name in names:
-        if name not in SENSORS:
+        whole, _, part = name.partition("_without_")
+        if whole in SENSORS and part:
+            with refused_settings():
+                make_sensor(name)
+        elif whole not in SENSORS:
             near = suggest(name, list(SENSORS))
             raise ConfigError(f"sensors={name}: there is no such sensor.{near} There is: all, {', '.join(SENSORS)}.")
     if not names:

@@ -49,6 +49,21 @@ def summarize(results: Results, arms: Sequence[Arm], sensors: Sequence[str], mea
     }
 
 
+def paired(results: Results, one: tuple[Arm, str], other: tuple[Arm, str]) -> tuple[list[bool], list[bool]]:
+    """Success of an arm behind a sensor and of another, on the layouts that both have driven, in the same order."""
+    x, y = (
+        {
+            (str(cell.run.folder), episode.layout): bool(episode.success)
+            for cell, episodes in results.get(key, ())
+            for episode in episodes
+            if episode.success is not None
+        }
+        for key in (one, other)
+    )
+    shared = [key for key in x if key in y]
+    return [x[key] for key in shared], [y[key] for key in shared]
+
+
 def rows(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The policies' part of a report as a flat table: a row for each policy and sensor."""
     table = []
