@@ -24,7 +24,7 @@ class FilePolicy:
     """
 
     def __init__(self, path: Path) -> None:
-        self._policy = Policy(path, clock=None, deadline_s=math.inf)
+        self._policy = Policy(path, clock=None, deadline_s=math.inf, min_valid_share=0.0)
 
     def act(self, observations: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
         """Actions of a batch of observations before anything is encoded."""

@@ -81,8 +81,8 @@ def _described(
 
 def _facts(run: Run, config: Config, task: Task[Any], env: VectorEnv[Any, Any, Any]) -> Facts:
     sensor = make_sensor(task.sensor)
-    described: Any = getattr(env.unwrapped, "entries", {})
-    commands = getattr(env.unwrapped, "commands", ())
+    unwrapped: Any = env.unwrapped  # the frames that were asked of the task say that it is one of ours
+    described, commands = unwrapped.entries, unwrapped.commands
     seen = policy_keys(config.encoder, config.algo)
     return Facts(
         step_s=task.step_s,

@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from types import FrameType
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
 
 import gymnasium
 import mujoco
@@ -34,6 +34,22 @@ _RESET_OPTIONS = ("reset_mask", "layout_seeds")
 
 DRAWN_LAYOUTS = (2**31, 2**62)
 """From here up to there, layout seeds are drawn; those below are for whoever names layouts, and are never drawn."""
+
+
+class Command(NamedTuple):
+    """What one entry of an action commands: `offset + scale * action`, in a unit.
+
+    Attributes:
+        name: What.
+        unit: Its unit.
+        scale: What an action of 1 adds.
+        offset: What an action of 0 commands.
+    """
+
+    name: str
+    unit: str
+    scale: float
+    offset: float = 0.0
 
 
 class MujocoVectorEnv(VectorEnv[Obs, NDArray[Any], NDArray[Any]], ABC):
@@ -90,6 +106,16 @@ class MujocoVectorEnv(VectorEnv[Obs, NDArray[Any], NDArray[Any]], ABC):
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 5}
     has_map: ClassVar[bool] = False
     """Whether `layout(index)` and `poses` say where robots are on a map."""
+
+    @property
+    def entries(self) -> Mapping[str, tuple[str, ...]]:
+        """What stands in which place of the vectors that a robot measures, by observation, where a task says so."""
+        return {}
+
+    @property
+    def commands(self) -> tuple[Command, ...]:
+        """What each entry of an action commands, where a task says so."""
+        return ()
 
     def __init__(
         self,

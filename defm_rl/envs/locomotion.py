@@ -1,6 +1,6 @@
 """Legged locomotion: a quadruped follows velocity commands over stairs, gaps, rungs and stones that it sees."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
@@ -12,7 +12,7 @@ from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
 
 from defm_rl.envs.boxes import BOX_FIELDS, Boxes, add_box
-from defm_rl.envs.core import Ids, MujocoEnv, MujocoVectorEnv, configured, failure_modes
+from defm_rl.envs.core import Command, Ids, MujocoEnv, MujocoVectorEnv, configured, failure_modes
 from defm_rl.envs.quadruped import ACTUATOR_NAMES, JOINT_NAMES, LEGS, LINKS, Legs, Trot
 from defm_rl.envs.randomization import Randomization
 from defm_rl.envs.rendering import GEOM_GROUPS_SEEN
@@ -373,6 +373,30 @@ class LocomotionVectorEnv(MujocoVectorEnv):
     def _vector(self, name: str, ids: Ids) -> NDArray[np.float32]:
         parts = self._measured(ids) if name == "state" else self._privileged(ids)
         return np.clip(np.concatenate(parts, axis=1), -_BOUND, _BOUND).astype(np.float32)
+
+    @property
+    def entries(self) -> Mapping[str, tuple[str, ...]]:
+        """Of the state."""
+        return {
+            "state": (
+                *(f"gravity's direction in the trunk's frame, {axis}" for axis in "xyz"),
+                *(f"angular velocity / 4 rad/s, {axis}" for axis in "xyz"),
+                *(f"angle less that of standing, rad, {name}" for name in JOINT_NAMES),
+                *(f"velocity / 10 rad/s, {name}" for name in JOINT_NAMES),
+                *(f"last action, {name}" for name in ACTUATOR_NAMES),
+                *("commanded speed forwards, m/s", "commanded speed to the left, m/s", "commanded turn rate, rad/s"),
+                *("sine of the gait's phase", "cosine of the gait's phase"),
+            )
+        }
+
+    @property
+    def commands(self) -> tuple[Command, ...]:
+        """Offsets of the joints' targets from the reference gait."""
+        scales = np.tile(self.config.action_scale_rad, 4)
+        return tuple(
+            Command(f"{name}, added to the reference gait", "rad", float(scale))
+            for name, scale in zip(ACTUATOR_NAMES, scales, strict=True)
+        )
 
     def _measured(self, ids: Ids) -> list[Floats]:
         phase = 2 * np.pi * self._phase[ids, None]

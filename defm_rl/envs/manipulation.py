@@ -1,6 +1,6 @@
 """Grasping: an arm with a two-finger gripper and a depth camera picks objects of random shape from a table."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,7 @@ from gymnasium import spaces
 from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
 
-from defm_rl.envs.core import Ids, MujocoEnv, MujocoVectorEnv, configured, failure_modes
+from defm_rl.envs.core import Command, Ids, MujocoEnv, MujocoVectorEnv, configured, failure_modes
 from defm_rl.envs.objects import AREA_M, SHAPES, Object, draw_scene, get_level
 from defm_rl.envs.randomization import Randomization
 from defm_rl.envs.robots import check_robot, load_robot
@@ -463,6 +463,33 @@ class ManipulationVectorEnv(MujocoVectorEnv):
         values = self._measured(ids) if name == "state" else self._privileged(ids)
         space = self._spaces[name]
         return np.clip(values, space.low, space.high, dtype=np.float32)
+
+    @property
+    def entries(self) -> Mapping[str, tuple[str, ...]]:
+        """Of the state."""
+        joints = range(1, len(self._arm_qpos) + 1)
+        return {
+            "state": (
+                *(f"joint {j}, position less that at home, rad" for j in joints),
+                *(f"joint {j}, velocity, rad/s" for j in joints),
+                "opening of the gripper, 0 to 1",
+                *(f"point between the finger tips from (0.5, 0, 0.2) m / 0.1 m, {axis}" for axis in "xyz"),
+                *(f"gripper's {axis} axis, {part}" for axis in "xy" for part in "xyz"),
+                *(f"way left to the commanded pose / one step's, {part}" for part in ("x", "y", "z", "turn")),
+                *(f"last action, {part}" for part in ("x", "y", "z", "turn", "fingers")),
+            )
+        }
+
+    @property
+    def commands(self) -> tuple[Command, ...]:
+        """Movement of the commanded pose in one step, and of the fingers up to a quarter of full action."""
+        config = self.config
+        fingers_m = _FINGER_GAIN * config.finger_speed_m_s * config.control_step_s
+        return (
+            *(Command(f"gripper along {axis}", "m per step", config.max_step_m) for axis in "xyz"),
+            Command("gripper about the vertical", "rad per step", config.max_turn_rad),
+            Command("each finger, up to a quarter of full action", "m per step", fingers_m),
+        )
 
     def _measured(self, ids: Ids) -> Floats:
         axes = self._site_mat[ids, self._pinch].reshape(-1, 3, 3)[:, :, :2]

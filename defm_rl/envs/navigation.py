@@ -1,6 +1,6 @@
 """Point-goal navigation: a rover with velocity commands and a depth camera among walls, boxes and corridors."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,7 @@ from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
 
 from defm_rl.envs.boxes import BOX_FIELDS, Boxes, add_box
-from defm_rl.envs.core import Ids, MujocoEnv, MujocoVectorEnv, configured, failure_modes
+from defm_rl.envs.core import Command, Ids, MujocoEnv, MujocoVectorEnv, configured, failure_modes
 from defm_rl.envs.layouts import WALL_THICKNESS_M, Grid, Layout, Level, draw_layout, get_level
 from defm_rl.envs.randomization import Randomization
 from defm_rl.envs.rendering import GEOM_GROUPS_SEEN
@@ -243,6 +243,26 @@ class NavigationVectorEnv(MujocoVectorEnv):
         distance_m, _ = self._batch.ray(axis[:, None], ahead[:, None], geomgroup=seen, ids=ids[beyond])
         collides[beyond] = (distance_m[:, 0] >= 0) & (distance_m[:, 0] < reach_m[beyond])
         return collides
+
+    @property
+    def entries(self) -> Mapping[str, tuple[str, ...]]:
+        """Of the state."""
+        return {
+            "state": (
+                *("distance to the goal / 5 m", "cosine of the goal's bearing", "sine of the goal's bearing"),
+                *("velocity forwards, m/s", "velocity to the left, m/s", "turn rate / 2 rad/s"),
+                *("last action, forward", "last action, turn"),
+            )
+        }
+
+    @property
+    def commands(self) -> tuple[Command, ...]:
+        """Forward speed and turn rate."""
+        half_m_s = self.config.max_speed_m_s / 2
+        return (
+            Command("forward speed", "m/s", half_m_s, half_m_s),
+            Command("turn rate", "rad/s", self.config.max_turn_rate_rad_s),
+        )
 
     def _distance_to_go(self, ids: Ids) -> NDArray[np.float64]:
         return self._grid.lookup(self._fields_to_goal, ids, self._qpos[ids, :2])

@@ -32,6 +32,7 @@ class TestActing:
         assert one == pytest.approx(STATE + frame.mean(), abs=1e-5)
         for frames in (frame[None], frame[None, None], frame[None, ..., None]):
             assert policy.act(depth=frames, state=STATE[None]) == pytest.approx(one[None])
+        assert policy.act(depth=frame[None], state=STATE) == pytest.approx(one)
         two = policy.act(depth=np.stack([frame, frame + 1]), state=np.stack([STATE, STATE]))
         assert two == pytest.approx(np.stack([one, one + 1]), abs=1e-5)
 
@@ -85,7 +86,7 @@ class TestRefusing:
             ({"depth": new_frame(0)[:8], "state": STATE}, r"expected \(16, 24\).*got \(8, 24\).*camera="),
             ({"depth": new_frame(0), "state": [1, 2, 3]}, r"got \(3,\), in this order: left, right"),
             ({"depth": new_frame(0), "state": [1, np.nan]}, r"entry 1 \(right\) is nan"),
-            ({"depth": new_frame(0)[None], "state": STATE}, "batches of one size"),
+            ({"depth": np.stack([new_frame(0)] * 2), "state": STATE}, "batches of one size"),
             ({"depth": (new_frame(0) * 1000).astype(np.uint16), "state": STATE}, "uint16 counts where metres.*mm"),
             ({"depth": (new_frame(0) * 50).astype(np.uint8), "state": STATE}, "image made for display"),
             ({"depth": new_frame(0) * 1000, "state": STATE}, "millimetres taken for metres"),

@@ -438,3 +438,11 @@ def test_a_closed_environment_says_so(make):
         env.step(np.zeros(env.action_space.shape))
     with pytest.raises(gymnasium.error.ClosedEnvironmentError):
         env.reset()
+
+
+def test_what_a_robot_measures_and_is_commanded_has_names(make):
+    env = make(1, observations=("state",))
+    (size,) = env.single_observation_space["state"].shape
+    assert len(set(env.entries["state"])) == size
+    assert len({command.name for command in env.commands}) == env.single_action_space.shape[0]
+    assert all(command.scale > 0 for command in env.commands)

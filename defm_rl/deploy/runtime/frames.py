@@ -154,8 +154,8 @@ class DepthIntake:
                 )
             self.view = View(wanted.name, camera, wanted.camera, outside)
 
-    def __call__(self, given: Any) -> tuple[NDArray[np.float32], bool]:
-        """Frames as the graph takes them, (B, ...), and whether they came as a batch.
+    def __call__(self, given: Any) -> tuple[NDArray[np.float32], bool | None]:
+        """Frames as the graph takes them, (B, ...), and whether they came as a batch; None where that cannot be told.
 
         Raises:
             ValueError: Where type, shape or values are not those of the contract.
@@ -186,7 +186,7 @@ class DepthIntake:
             )
         return frames
 
-    def _as_batch(self, frames: NDArray[Any]) -> tuple[NDArray[Any], bool]:
+    def _as_batch(self, frames: NDArray[Any]) -> tuple[NDArray[Any], bool | None]:
         wanted = self.wanted
         size = wanted.size if self.view is None else (self.view.sent.height, self.view.sent.width)
         if wanted.frames > 1:
@@ -194,6 +194,8 @@ class DepthIntake:
             singles: tuple[tuple[int, ...], ...] = (one,)
         else:
             singles = (size, (1, *size), (*size, 1))
+        if wanted.frames == 1 and frames.shape == (1, *size):  # one frame with its channel, or a batch of one
+            return self._planes(frames), None
         for single in singles:
             if frames.shape == single:
                 return self._planes(frames[None]), False

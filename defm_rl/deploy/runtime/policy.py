@@ -120,8 +120,8 @@ class Policy:
 
         Args:
             stamp_s: When the frames were taken, by the policy's clock.
-            **observations: By the names in the contract. Depth is (H, W) or a batch (B, H, W), (B, 1, H, W);
-                vectors are (k,) or (B, k). All single or all batches.
+            **observations: By the names in the contract. Depth is (H, W), (1, H, W) or a batch (B, H, W),
+                (B, 1, H, W); vectors are (k,) or (B, k). All single or all batches.
 
         Returns:
             The action, as the environment of the training takes it, clipped to its bounds; (A,), or (B, A) of a batch.
@@ -176,7 +176,7 @@ class Policy:
                 f"{'; missing: ' + ', '.join(sorted(missing)) if missing else ''}."
             )
         inputs: dict[str, NDArray[Any]] = {}
-        batched: dict[str, bool] = {}
+        batched: dict[str, bool | None] = {}
         for wanted in self.contract.inputs:
             given = observations[wanted.name]
             if isinstance(wanted, VectorInput):
@@ -184,10 +184,11 @@ class Policy:
             else:
                 inputs[wanted.name], batched[wanted.name] = self._intakes[wanted.name](given)
         sizes = {name: len(x) for name, x in inputs.items()}
-        if len({(sizes[name], batched[name]) for name in names}) > 1:
-            described = ", ".join(f"{name}: {sizes[name] if batched[name] else 'one'}" for name in names)
+        told = {is_batch for is_batch in batched.values() if is_batch is not None}
+        if len(told) > 1 or len(set(sizes.values())) > 1:
+            described = ", ".join(f"{name}: {'one' if batched[name] is False else sizes[name]}" for name in names)
             raise ValueError(f"Observations must be all single or batches of one size; got {described}.")
-        return inputs, batched[names[0]]
+        return inputs, True in told
 
     def _run(self, inputs: dict[str, NDArray[Any]], batch: int) -> NDArray[Any]:
         if self.contract.memory and not self._memory:
