@@ -44,7 +44,7 @@ def test_encoders_need_none_of_the_extras() -> None:
 @pytest.mark.parametrize("command", ["train", "evaluate"])
 def test_experiments_get_the_rest_of_the_line_untouched(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
     received: list[list[str]] = []
-    module = types.ModuleType(f"defm_rl.experiments.{command}")
+    module = types.ModuleType(f"defm_rl.commands.{command}")
     module.main = lambda rest: received.append(rest) or 7  # type: ignore[attr-defined, func-returns-value]
     monkeypatch.setitem(sys.modules, module.__name__, module)
     rest = ["--help", "-m", "seed=1,2", "+x={a: [1, 2]}", "encoders"]

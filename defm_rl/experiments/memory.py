@@ -1,12 +1,9 @@
-"""`defm-rl memory experiment=...`: how much memory a training will take, before it is run."""
+"""How much memory a training will take, before it is run."""
 
 import copy
 import dataclasses
-import json
-import logging
-import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -19,32 +16,18 @@ from torch import Tensor
 from defm_rl.encoders import DepthEncoder
 from defm_rl.experiments import environments
 from defm_rl.experiments.config import (
-    USER_ERRORS,
     Config,
     ConfigError,
     PPOConfig,
     SACConfig,
-    check_overrides,
-    compose_config,
     refused_settings,
 )
 from defm_rl.experiments.episodes import WatchEpisodes
 from defm_rl.experiments.evaluation import settle_threads, threads_put_back
-from defm_rl.experiments.report import settings
-from defm_rl.experiments.runs import to_config
 from defm_rl.experiments.tasks import make_task
 from defm_rl.experiments.trainers.sb3 import SB3Trainer, training_keys
 from defm_rl.memory import Ledger, estimate_encoding, nbytes
 
-_logger = logging.getLogger(__name__)
-
-_USAGE = """\
-usage: defm-rl memory [--json] [--device=cpu|cuda] [key=value ...]
-
-{summary}
-Keys are those of `defm-rl train`; --device: where the networks will be, by default where training would put them.
-"""
-_FLAGS = ("--json", "--device=cpu", "--device=cuda")
 _IMAGE_BYTES = 3 * 4  # a pixel of three channels in float32
 _ADAM_NUMBERS = 2  # that it keeps for each trained one
 
@@ -267,58 +250,3 @@ def _update_sac(policy: Any, observations: list[Observations], actions: Tensor) 
 def _gradients(loss: Tensor, module: torch.nn.Module) -> list[Tensor]:
     trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
     return [x for x in torch.autograd.grad(loss, trained, allow_unused=True) if x is not None]
-
-
-def table(memory: TrainingMemory) -> str:
-    """The estimate as aligned text, in MB of 10^6 bytes."""
-    where = "networks on the CPU" if memory.device == "cpu" else "GPU"
-    rows = [
-        ("encoder's weights", memory.encoder_weights),
-        ("policy's weights", memory.policy_weights),
-        ("optimizer", memory.optimizer),
-        ("encoding a step, peak", memory.encoding),
-        ("acting a step, peak", memory.acting),
-        ("gradient step, peak", memory.update),
-        (f"{where}, at the worst moment", memory.device_total),
-        (f"buffer of {memory.transitions:,} transitions", memory.buffer),
-        ("flattening the buffer", memory.reordering),
-        ("host, at the worst moment", memory.host_total),
-    ]
-    width = max(len(name) for name, _ in rows)
-    lines = [f"{name.ljust(width)}  {size / 1e6:12,.1f} MB" for name, size in rows]
-    images = memory.transition_with_images * memory.transitions / 1e6
-    return "\n".join(
-        [
-            *lines,
-            "",
-            f"A transition takes {memory.transition:,} bytes; with float32 images of three channels it would take "
-            f"{memory.transition_with_images:,}, and the buffer {images:,.1f} MB.",
-            "The simulator, PyTorch itself and the interpreter come on top.",
-        ]
-    )
-
-
-def main(arguments: Sequence[str]) -> int:
-    """The command; returns its exit status."""
-    settings.log_to_stdout()
-    if {"-h", "--help"} & set(arguments):
-        sys.stdout.write(_USAGE.format(summary=__doc__))
-        return 0
-    try:
-        flags = [argument for argument in arguments if argument.startswith("-")]
-        unknown = [flag for flag in flags if flag not in _FLAGS]
-        if unknown:
-            raise ConfigError(f"there is no option {unknown[0]!r}: there is {', '.join(_FLAGS)}.")
-        overrides = [argument for argument in arguments if argument not in flags]
-        check_overrides(overrides)
-        device = next((flag.partition("=")[2] for flag in flags if flag.startswith("--device=")), None)
-        memory = estimate_training(to_config(compose_config(overrides)), device)
-    except USER_ERRORS as error:
-        sys.stderr.write(f"defm-rl memory: {error}\n")
-        return 2
-    if "--json" in flags:
-        totals = {"device_total": memory.device_total, "host_total": memory.host_total}
-        sys.stdout.write(json.dumps({**dataclasses.asdict(memory), **totals}, indent=2) + "\n")
-    else:
-        sys.stdout.write(table(memory) + "\n")
-    return 0

@@ -1,47 +1,32 @@
-"""`defm-rl train experiment=...`: from a configuration to a trained, evaluated policy and its folder."""
+"""From a configuration to a trained, evaluated policy and its folder."""
 
 import contextlib
 import dataclasses
 import functools
 import logging
-import os
-import re
-import sys
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
-
-import hydra
-from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig
 
 from defm_rl.encoders import DepthEncoder
 from defm_rl.experiments import animation, environments, history, plots
-from defm_rl.experiments.check import check_settings
 from defm_rl.experiments.config import (
-    CONF_MODULE,
-    USER_ERRORS,
     Config,
-    check_overrides,
     refused_settings,
-    register,
-    with_free_keys,
 )
 from defm_rl.experiments.episodes import WatchEpisodes
 from defm_rl.experiments.evaluation import (
     Options,
-    describe,
     evaluate,
     settle_threads,
     summarize,
     threads_put_back,
     write_episodes,
 )
-from defm_rl.experiments.interruption import INTERRUPTED, Interruption, stop_on_sigterm
+from defm_rl.experiments.interruption import Interruption
 from defm_rl.experiments.progress import Curves, Progress
 from defm_rl.experiments.provenance import provenance
-from defm_rl.experiments.runs import Run, check_same_policy, to_config, verify_encoder, write_json
+from defm_rl.experiments.runs import Run, verify_encoder, write_json
 from defm_rl.experiments.tasks import make_task
 from defm_rl.experiments.trainers import Trainer, make_trainer, training_keys
 
@@ -251,96 +236,3 @@ def _start_wandb(config: Config, run: Run, former: dict[str, Any] | None, *, rew
             *(before, former["steps"], error),
         )
         return start()
-
-
-@hydra.main(version_base="1.3", config_path=f"pkg://{CONF_MODULE}", config_name="config")
-def _job(composed: DictConfig) -> float:
-    """One job of Hydra's: a run, or one of a sweep. Returns what a sweep may maximize: success, else the reward."""
-    logging.captureWarnings(True)
-    job = HydraConfig.get()
-    run = Run(Path(composed.resume or job.runtime.output_dir))
-    overrides = [override for override in job.overrides.task if not override.startswith("resume=")]
-    _logger.info("Run folder: %s", os.path.relpath(run.folder))
-    stop_on_sigterm()
-    try:
-        config = _config(composed, overrides)
-        if config.resume:
-            overrides = overrides[len(run.options()) :]
-        metrics = train(config, run, overrides)
-    except USER_ERRORS as error:
-        sys.stderr.write(f"defm-rl train: {error}\n")
-        raise SystemExit(2) from error
-    except KeyboardInterrupt:
-        if run.has_checkpoint:
-            resume = quoted(os.path.relpath(run.folder))
-            steps = run.state()["steps"]
-            _logger.info("\nInterrupted; %d steps are kept. Go on with: defm-rl train resume=%s", steps, resume)
-        else:
-            _logger.info("\nInterrupted before training began: there is nothing to go on from.")
-        raise SystemExit(INTERRUPTED) from None
-    evaluation = metrics["evaluation"]
-    _logger.info("On layouts never seen in training: %s", describe(evaluation))
-    encoder = metrics["made_by"]["encoder"]
-    if encoder["kind"] == "defm" and encoder["weights"] == "random":
-        _logger.info("(the encoder's weights are random, not the published ones)")
-    pictures = [run.folder / name for name in ("episodes.gif", "learning_curve.png")]
-    shown = [os.path.relpath(picture) for picture in pictures if picture.exists()]
-    look = f" Look at {' and '.join(shown)}" if shown else ""
-    _logger.info("%.0f s altogether.%s", metrics["training"]["total_s"], look)
-    if not pictures[1].exists():
-        _logger.info("No episode ended while it trained: there is no learning curve.")
-    return float(evaluation.get("success_rate", evaluation["reward"])["mean"])
-
-
-def _config(composed: DictConfig, arguments: Sequence[str]) -> Config:
-    """The configuration of a job; where it goes on with a run, the run's own with what `arguments` change."""
-    if not composed.resume:
-        return to_config(composed)
-    run = Run(Path(composed.resume))
-    changes = [argument for argument in arguments if not argument.startswith(("resume=", "hydra", "-"))]
-    config = run.config(changes[len(run.options()) :])
-    check_same_policy(run, config)
-    return dataclasses.replace(config, resume=composed.resume)
-
-
-def with_resumed(arguments: Sequence[str]) -> list[str]:
-    """Has Hydra compose what a run that goes on can be told, in the run's folder; its values are the run's own.
-
-    Raises:
-        ConfigError: Where there is nothing to go on with.
-    """
-    resumed = [argument.partition("=")[2] for argument in arguments if argument.startswith("resume=")]
-    if not resumed:
-        return list(arguments)
-    run = Run(Path(resumed[-1].strip("'")))
-    options = run.options()
-    run.state()
-    added = [argument for argument in arguments if not argument.startswith("resume=")]
-    folder = quoted(str(run.folder), always=True)
-    return [*options, *added, f"resume={folder}", f"hydra.run.dir={folder}"]
-
-
-def quoted(text: str, always: bool = False) -> str:
-    """Text as a value on Hydra's command line, in quotes where it has characters that mean something there."""
-    if not always and re.fullmatch(r"[\w./:%@+?|-]+", text):
-        return text
-    return "'" + text.replace("'", "\\'") + "'"
-
-
-def main(arguments: Sequence[str]) -> int:
-    """The command; returns its exit status."""
-    try:
-        arguments = with_resumed(arguments)
-        composed = check_overrides([argument for argument in arguments if not argument.startswith("-")])
-        if all(flag in ("-m", "--multirun") for flag in arguments if flag.startswith("-")):
-            check_settings([_config(one, list(arguments)) for one in composed])
-        register()
-    except USER_ERRORS as error:
-        sys.stderr.write(f"defm-rl train: {error}\n")
-        return 2
-    sys.argv = ["defm-rl train", *with_free_keys(arguments)]
-    try:
-        _job()
-    except SystemExit as end:  # Hydra's way, and ours, to end a job early
-        return end.code if isinstance(end.code, int) else 1
-    return 0

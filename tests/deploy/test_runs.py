@@ -9,9 +9,9 @@ import torch
 from stable_baselines3 import PPO
 
 from defm_rl import cli
+from defm_rl.commands import train
 from defm_rl.deploy import Policy, compare, export
 from defm_rl.deploy.driving import success
-from defm_rl.experiments import train
 from defm_rl.experiments.runs import Run
 
 SMALL = ["env.num_envs=4", "env.depth_size=[32,48]", "evaluation.episodes=4", "evaluation.clips=0"]

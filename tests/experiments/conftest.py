@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from defm_rl.experiments import train
+from defm_rl.commands import train
 from defm_rl.experiments.runs import Run
 
 

@@ -9,9 +9,10 @@ import torch
 from PIL import Image
 
 from defm_rl import adaptation
+from defm_rl.commands import adapt, evaluate, train
 from defm_rl.encoders.weights import read_adaptation
 from defm_rl.envs.core import DRAWN_LAYOUTS
-from defm_rl.experiments import adapt, environments, evaluate, frames, train
+from defm_rl.experiments import environments, frames
 from defm_rl.experiments.adapted import check_adaptation, load_adapted
 from defm_rl.experiments.config import ConfigError, compose_config
 from defm_rl.experiments.evaluation import load

@@ -15,7 +15,7 @@ from defm_rl.experiments.runs import Run
 SLOW = """
 import sys, time
 from pathlib import Path
-from defm_rl.experiments import train
+from defm_rl.commands import train
 from defm_rl.experiments.trainers.sb3 import SB3Trainer
 save = SB3Trainer.save
 def slowly(trainer, folder):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from defm_rl.experiments import gap, train
+from defm_rl.commands import gap, train
 from defm_rl.experiments.config import ConfigError, compose_config
 from defm_rl.experiments.runs import to_config
 from defm_rl.experiments.tasks import Ability, isaaclab, make_task

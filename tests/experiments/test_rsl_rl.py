@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from defm_rl.experiments import evaluate, train
+from defm_rl.commands import evaluate, train
 from defm_rl.experiments.config import ConfigError, compose_config
 from defm_rl.experiments.episodes import WatchEpisodes
 from defm_rl.experiments.runs import Run, to_config

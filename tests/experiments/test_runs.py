@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from defm_rl.experiments import evaluate, train
+from defm_rl.commands import evaluate, train
 from defm_rl.experiments.config import ConfigError, compose_config
 from defm_rl.experiments.runs import check_same_policy, to_config
 

@@ -19,8 +19,8 @@ from stable_baselines3 import PPO, SAC
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from wandb.proto import wandb_internal_pb2
 
+from defm_rl.commands import evaluate, gap, train
 from defm_rl.envs import NavigationVectorEnv
-from defm_rl.experiments import evaluate, gap, train
 from defm_rl.experiments.config import check_overrides
 from defm_rl.experiments.runs import Run, to_config
 

@@ -6,7 +6,8 @@ import pytest
 import torch
 from profiled import peak_bytes
 
-from defm_rl.experiments import environments, memory
+from defm_rl.commands import memory
+from defm_rl.experiments import environments
 from defm_rl.experiments.config import compose_config
 from defm_rl.experiments.episodes import WatchEpisodes
 from defm_rl.experiments.memory import buffer_arrays, estimate_training

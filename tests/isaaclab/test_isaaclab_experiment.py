@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from defm_rl import DepthEncoder
+from defm_rl.commands import evaluate, train
 from defm_rl.envs.isaaclab.layouts import DRAWN, Layouts
-from defm_rl.experiments import evaluate, train
 from defm_rl.experiments.runs import Run
 from defm_rl.experiments.tasks import isaaclab
 from defm_rl.isaaclab.sharing import SharedDepth

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from defm_rl.experiments import evaluate, gap, train
+from defm_rl.commands import evaluate, gap, train
 from defm_rl.experiments.evaluation import Cell, Options
 from defm_rl.experiments.runs import Run
 

@@ -13,8 +13,8 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from their_tasks import WhichSide
 
+from defm_rl.commands import evaluate, gap, memory, train
 from defm_rl.depth import DepthFormat
-from defm_rl.experiments import evaluate, gap, memory, train
 from defm_rl.experiments.config import ConfigError, compose_config
 from defm_rl.experiments.episodes import run_episodes
 from defm_rl.experiments.evaluation import describe
