@@ -3,11 +3,13 @@
 import logging
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from defm_rl import adaptation
 from defm_rl.adaptation import Adapted, Frames, Standardization
@@ -21,14 +23,16 @@ from defm_rl.experiments.frames import task_frames
 from defm_rl.experiments.interruption import INTERRUPTED, stop_on_sigterm
 from defm_rl.experiments.report import settings
 from defm_rl.experiments.report.arms import task_name
+from defm_rl.experiments.report.features import feature_gap, mmd2, nearest_cosine, nearest_to_recorded
 from defm_rl.experiments.report.recorded import load_recorded
 from defm_rl.experiments.runs import Run, to_config
 from defm_rl.experiments.tasks import Ability, make_task
-from defm_rl.sensors import SENSORS, make_sensor
+from defm_rl.sensors import SENSORS, Sensor, Stereo, fit_sensor, make_sensor
 
 _logger = logging.getLogger(__name__)
 
 _MIN_FRAMES = 16
+_COMPARED = 128  # frames whose features are held against those of recorded ones
 
 
 @dataclass
@@ -145,9 +149,13 @@ def adapt(task: Task, chosen: Settings, output: Path) -> Adapted:
         KeyboardInterrupt: After what there is was kept, so that the same command goes on.
     """
     adaptation.check_parts(task.network, chosen.parts)
+    real = None if chosen.recorded is None else _recorded(Path(chosen.recorded), task.config, chosen)
     pairs = None if chosen.pairs is None else read_pairs(Path(chosen.pairs), task.config, chosen)
     frames = _frames(task, chosen)
-    sensors = {name: make_sensor(name) for name in chosen.sensors or ()}
+    sensors: dict[str, Sensor] = {name: make_sensor(name) for name in chosen.sensors or ()}
+    shown: dict[str, Any] = {}
+    if real is not None:
+        sensors["recorded"], shown = fit_recorded(task, frames, real)
     adapted = adaptation.adapt(
         task.network,
         frames,
@@ -165,10 +173,68 @@ def adapt(task: Task, chosen: Settings, output: Path) -> Adapted:
         ),
         checkpoint=_under_way(output),
     )
+    if real is not None:
+        after = recorded_gap(task.network, adapted.encoder, frames, real)
+        adapted = replace(adapted, record={**adapted.record, "recorded": {**shown, "features_after": after}})
     made_for = f"policy of {task.run.folder.name}" if task.run is not None else "no policy in particular"
     adapted.save(output, note=f"Made for {task_name(task.config)}, {made_for}.")
     plots.losses(adapted.curve, list(adapted.record["sensors"]), output.with_suffix(".png"))
     return adapted
+
+
+def fit_recorded(task: Task, frames: Frames, real: Frames) -> tuple[Stereo, dict[str, Any]]:
+    """The simulated sensor that is fitted to a camera's frames, and what it was fitted to.
+
+    The profile whose features are distributed most like those of the recorded frames is begun with, where it is one of
+    stereo cameras, which have the parameters to fit; else the one that was itself fitted to a real camera.
+    """
+    ideal, recorded = _sample(frames), _sample(real)
+
+    def encode(depth: NDArray[np.float32]) -> NDArray[np.float64]:
+        return _encode(task.network, torch.from_numpy(depth)).double().numpy()
+
+    gaps = feature_gap(encode, ideal.numpy(), list(SENSORS), recorded.numpy())
+    nearest = nearest_to_recorded(gaps)
+    stereo = [name for name, sensor in SENSORS.items() if isinstance(sensor, Stereo)]
+    base = next((name for name in nearest if name in stereo), "stereo_ladder")
+    fit = fit_sensor(recorded, ideal, base)
+    figures = {name: asdict(getattr(fit, name)) for name in ("recorded", "before", "after")}
+    _logger.info("Nearest simulated sensor: %s; fitted from %s to the recorded frames:", ", ".join(nearest), base)
+    _logger.info("%-16s%10s%10s%10s", "", "recorded", base[:9], "fitted")
+    for key in figures["recorded"]:
+        _logger.info("%-16s%10.4f%10.4f%10.4f", key, *(figures[name][key] for name in figures))
+    before = recorded_gap(task.network, task.network, frames, real)
+    return fit.sensor, {"nearest": nearest, "base": base, "figures": figures, "features_before": before}
+
+
+def recorded_gap(parent: torch.nn.Module, network: torch.nn.Module, frames: Frames, real: Frames) -> dict[str, float]:
+    """How far a network's features of recorded frames are from the parent's of ideal ones; they have no counterparts.
+
+    Returns:
+        mmd (squared maximum mean discrepancy; 0: the same distribution) and nearest_cosine, see
+        `defm_rl.experiments.report.features.Gap`; the scenes differ, so that neither can get to that of equal frames.
+    """
+    clean = _encode(parent, _sample(frames))
+    standard = Standardization.of(clean).to(clean.device)
+
+    def seen(features: torch.Tensor) -> NDArray[np.float64]:
+        views = torch.zeros(len(features), dtype=torch.int64)
+        return standard(features, views).clamp(-standard.clip, standard.clip).double().numpy()
+
+    ideal, recorded = seen(clean), seen(_encode(network, _sample(real)))
+    return {"mmd": mmd2(recorded, ideal), "nearest_cosine": nearest_cosine(recorded, ideal)}
+
+
+def _sample(frames: Frames) -> torch.Tensor:
+    """Some of the frames, spread over all, in metres."""
+    index = np.linspace(0, len(frames) - 1, min(len(frames), _COMPARED)).astype(np.int64)
+    return frames.metres(index, torch.device("cpu"))
+
+
+@torch.no_grad()
+def _encode(network: torch.nn.Module, depth: torch.Tensor) -> torch.Tensor:
+    features: torch.Tensor = network.encode(depth) if isinstance(network, DepthEncoder) else network(depth)
+    return features.float().cpu()
 
 
 def read_pairs(folder: Path, config: Config, chosen: Settings) -> tuple[Frames, Frames]:
@@ -205,6 +271,10 @@ def table(record: Mapping[str, Any]) -> str:
     )
     if not record["kept_step"]:
         about += "; NOTHING was better than the encoder as it was: give it more minutes"
+    if "recorded" in record:
+        before, after = (record["recorded"][f"features_{when}"] for when in ("before", "after"))
+        lines.append("Features of the recorded frames against those of ideal ones of the task:")
+        lines += [f"{name:<24}{before[name]:>8.4f}{after[name]:>8.4f}" for name in before]
     return "\n".join([about, *lines])
 
 

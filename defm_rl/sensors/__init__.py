@@ -1,6 +1,7 @@
 """Simulated depth cameras: named noise profiles, latency, frame rate and mounting."""
 
 from defm_rl.sensors.camera import MOUNTINGS, MountingJitter, SimulatedCamera, check_depth, simulate
+from defm_rl.sensors.fitting import Figures, Fit, fit_sensor
 from defm_rl.sensors.noise import Noise
 from defm_rl.sensors.profiles import (
     EFFECTS,
@@ -23,6 +24,8 @@ __all__ = [
     "MOUNTINGS",
     "SENSORS",
     "Dextrah",
+    "Figures",
+    "Fit",
     "Ideal",
     "KinectNguyen",
     "MountingJitter",
@@ -35,6 +38,7 @@ __all__ = [
     "ZedX",
     "check_depth",
     "compose",
+    "fit_sensor",
     "make_sensor",
     "simulate",
     "taken_apart",

@@ -252,3 +252,21 @@ def test_pictures_of_millimetres_in_8_bits_are_refused(frozen, tmp_path, capsys)
         Image.fromarray(np.full((72, 96), 200, np.uint8)).save(tmp_path / f"{index}.png")
     assert adapt.main([str(frozen), "sensors=[stereo]", f"clean={tmp_path}", "steps=1"]) == 2
     assert "recorded_unit" in capsys.readouterr().err
+
+
+def test_frames_of_a_real_camera_get_a_fitted_sensor_and_are_looked_at_before_and_after(frozen, tmp_path, caplog):
+    rng = np.random.default_rng(0)
+    (tmp_path / "real").mkdir()
+    for index in range(6):
+        depth = np.full((72, 96), 1500 + 200 * index) + rng.normal(0, 20, (72, 96))
+        depth[20:50, 10 : 30 + index] = 0
+        Image.fromarray(depth.astype(np.uint16)).save(tmp_path / "real" / f"{index}.png")
+    file = tmp_path / "real.safetensors"
+    assert adapt.main([str(frozen), f"recorded={tmp_path / 'real'}", f"output={file}", *SHORT]) == 0
+    record = read_adaptation(file).record
+    assert list(record["sensors"]) == ["recorded"]
+    figures = record["recorded"]["figures"]
+    before, after = (abs(figures[x]["hole_share"] - figures["recorded"]["hole_share"]) for x in ("before", "after"))
+    assert after < before
+    assert set(record["recorded"]["features_before"]) == {"mmd", "nearest_cosine"}
+    assert "Nearest simulated sensor" in caplog.text
