@@ -21,6 +21,8 @@ from defm_rl.experiments.recording import Recording, filmed
 
 FRAME_MS = 100  # real time for most tasks; navigation runs twice as fast
 PAUSE_MS = 900  # on an episode's last frame
+WIDTH_IN, HEIGHT_IN = 8.4, 3.1
+ASPECT = WIDTH_IN / HEIGHT_IN
 FAR_M = 6.0  # depth from here on, at the latest, is drawn in one colour
 COLOURS = {"success": "#2e7d32", "timeout": "#8d6e00"}  # other failures are red
 
@@ -53,11 +55,12 @@ def write_gif(recordings: list[Recording], path: Path, title: str = "") -> None:
     """Draws the recordings one after the other."""
     frames: list[Image.Image] = []
     durations: list[int] = []
-    far_m = min(FAR_M, max(float(np.max(frame)) for recording in recordings for frame in recording.depth))
+    depth = [frame for recording in recordings for frames in recording.depth.values() for frame in frames]
+    far_m = min(FAR_M, max(float(np.max(frame)) for frame in depth))
     for number, recording in enumerate(recordings):
         counted = f"\nlayout {number + 1} of {len(recordings)}" if len(recordings) > 1 else ""
         scene = _Scene(recording, title + counted, far_m)
-        for step in range(len(recording.depth)):
+        for step in range(recording.frames):
             frames.append(scene.draw(step))
             durations.append(FRAME_MS)
         durations[-1] = PAUSE_MS
@@ -79,22 +82,48 @@ def _without_holes(depth: np.ndarray) -> np.ndarray:
     return np.ma.masked_equal(depth, 0.0)
 
 
+def _side_by_side(
+    area: tuple[float, float, float, float], shapes: list[tuple[int, ...]]
+) -> list[tuple[float, float, float, float]]:
+    """Places for images in an area (left, bottom, width, height) of the figure, as large as they can be."""
+    left, bottom, width, height = area
+    gap, title = 0.02, 0.1  # between images, and above those below others
+    high, wide = (max(shape[axis] for shape in shapes) for axis in (0, 1))
+
+    def cell(columns: int) -> tuple[float, float]:
+        rows = -(-len(shapes) // columns)
+        return (width - gap * (columns - 1)) / columns, (height - title * (rows - 1)) / rows
+
+    columns = max(range(1, len(shapes) + 1), key=lambda n: min(cell(n)[0] * ASPECT / wide, cell(n)[1] / high))
+    across, up = cell(columns)
+    return [
+        (left + (k % columns) * (across + gap), bottom + height - up - (k // columns) * (up + title), across, up)
+        for k in range(len(shapes))
+    ]
+
+
 class _Scene:
     """One episode's figure, of which only what moves is drawn anew."""
 
     def __init__(self, recording: Recording, title: str, far_m: float) -> None:
         self.recording = recording
-        self.figure = plt.figure(figsize=(8.4, 3.1), dpi=90)
+        self.figure = plt.figure(figsize=(WIDTH_IN, HEIGHT_IN), dpi=90)
         # Fixed places: nothing may jump from one clip to the next.
-        self.camera = self.figure.add_axes((0.02, 0.24, 0.44, 0.56))
         side = self.figure.add_axes((0.52, 0.16, 0.46, 0.64))
         self.figure.text(0.5, 0.97, title, fontsize=9, color="#444444", ha="center", va="top")
         colours = plt.get_cmap("viridis_r").with_extremes(bad="#202020")
-        self.image = self.camera.imshow(_without_holes(recording.depth[0]), cmap=colours, vmin=0, vmax=far_m)
-        self.camera.set(xticks=[], yticks=[])
-        self.camera.set_title("what it sees", fontsize=9)
+        several = len(recording.depth) > 1
+        places = _side_by_side((0.02, 0.24, 0.44, 0.56), [frames[0].shape for frames in recording.depth.values()])
+        self.images = {}
+        for (key, frames), place in zip(recording.depth.items(), places, strict=True):
+            camera = self.figure.add_axes(place)
+            self.images[key] = camera.imshow(_without_holes(frames[0]), cmap=colours, vmin=0, vmax=far_m)
+            camera.set(xticks=[], yticks=[])
+            camera.set_title(key.replace("_", " ") if several else "what it sees", fontsize=9)
         bar = self.figure.colorbar(
-            self.image, cax=self.figure.add_axes((0.08, 0.16, 0.32, 0.03)), orientation="horizontal"
+            next(iter(self.images.values())),
+            cax=self.figure.add_axes((0.08, 0.16, 0.32, 0.03)),
+            orientation="horizontal",
         )
         bar.set_label("depth (m); black: nothing there", fontsize=8)
         bar.ax.tick_params(labelsize=7)
@@ -104,9 +133,10 @@ class _Scene:
 
     def draw(self, step: int) -> Image.Image:
         """The picture of one step."""
-        self.image.set_data(_without_holes(self.recording.depth[step]))
+        for key, image in self.images.items():
+            image.set_data(_without_holes(self.recording.depth[key][step]))
         self.scene.show(step)
-        if step == len(self.recording.depth) - 1 and self.recording.outcome is not None:
+        if step == self.recording.frames - 1 and self.recording.outcome is not None:
             name = self.recording.outcome.failure or "success"
             self.outcome.set(text=name, color=COLOURS.get(name, "#c62828"))
         self.figure.canvas.draw()

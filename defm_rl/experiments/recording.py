@@ -27,8 +27,13 @@ class Recording:
     layout: Layout | None = None  # of a task that has a map
     poses: list[NDArray[Any]] = field(default_factory=list)  # on that map; (3,): x, y in metres, yaw in radians
     pictures: list[NDArray[Any]] = field(default_factory=list)  # uint8 (H', W', 3), where the task has none
-    depth: list[NDArray[Any]] = field(default_factory=list)  # (H, W) metres
+    depth: dict[str, list[NDArray[Any]]] = field(default_factory=dict)  # (H, W) metres, by camera
     outcome: Episode | None = None
+
+    @property
+    def frames(self) -> int:
+        """How many pictures it has."""
+        return len(next(iter(self.depth.values())))
 
 
 class Camera(VectorWrapper):
@@ -38,16 +43,21 @@ class Camera(VectorWrapper):
         env: The environments, with same-step autoreset. Without a map, they are pictured where they render.
         world: Their map, where they have one.
         step_s: Seconds between two actions.
-        depth_key: The depth image that is recorded.
+        cameras: The depth images that are recorded; of stacked frames the newest.
         seen: The observations that the policy is shown: a blind one gets no depth.
     """
 
     def __init__(
-        self, env: VectorEnv[Any, Any, Any], world: Map | None, step_s: float, depth_key: str, seen: Sequence[str]
+        self,
+        env: VectorEnv[Any, Any, Any],
+        world: Map | None,
+        step_s: float,
+        cameras: Sequence[str],
+        seen: Sequence[str],
     ) -> None:
         super().__init__(env)
         self.world = world
-        self.depth_key, self.seen = depth_key, tuple(seen)
+        self.cameras, self.seen = tuple(cameras), tuple(seen)
         space = env.single_observation_space
         assert isinstance(space, spaces.Dict)
         self.single_observation_space = spaces.Dict({key: space[key] for key in self.seen})
@@ -79,11 +89,13 @@ class Camera(VectorWrapper):
         return self._shown(observations), rewards, terminated, truncated, infos
 
     def _begun(self, index: int) -> Recording:
-        return Recording(self.world.layout(index) if self.world else None)
+        layout = self.world.layout(index) if self.world else None
+        return Recording(layout, depth={key: [] for key in self.cameras})
 
     def _finish(self, index: Any, infos: dict[str, Any]) -> None:
         recording, last = self.current[index], infos["final_info"]
-        recording.depth.append(infos["final_obs"][index][self.depth_key][0])
+        for key, frames in recording.depth.items():
+            frames.append(infos["final_obs"][index][key][-1])
         if self.world:
             recording.poses.append(last["pose"][index])
         elif recording.pictures:
@@ -99,7 +111,8 @@ class Camera(VectorWrapper):
         poses = self.world.poses if self.world else None
         pictures: Any = None if self.world else self.env.render()
         for index in indices:
-            self.current[index].depth.append(observations[self.depth_key][index, 0].copy())
+            for key, frames in self.current[index].depth.items():
+                frames.append(observations[key][index, -1].copy())
             if poses is not None:
                 self.current[index].poses.append(poses[index].copy())
             elif pictures is not None:
@@ -113,7 +126,8 @@ def filmed(config: Config, layouts: Sequence[int], **kwargs: Any) -> Camera:
     """Environments of an experiment with a camera on them; one for each layout, unless `num_envs` says otherwise.
 
     Args:
-        config: The experiment. A blind policy is filmed too: the camera runs for the viewer alone.
+        config: The experiment. Every camera that the policy sees is recorded. A blind one is filmed too: the task's
+            first camera runs for the viewer alone.
         layouts: The layouts to play.
         **kwargs: For `Task.make`.
 
@@ -124,6 +138,6 @@ def filmed(config: Config, layouts: Sequence[int], **kwargs: Any) -> Camera:
     task.require(Ability.FILMS)
     seen = policy_keys(config.encoder, config.algo)
     settings = {"num_envs": len(layouts), **kwargs}
-    depth = (*camera_keys(config.encoder), *task.cameras)[0]
-    env = task.make((depth, *seen), layouts=layouts, pictures=True, **settings)
-    return Camera(env, task.map(env), task.step_s or FRAME_S, depth, seen)
+    cameras = camera_keys(config.encoder) or tuple(task.cameras)[:1]
+    env = task.make((*cameras, *seen), layouts=layouts, pictures=True, **settings)
+    return Camera(env, task.map(env), task.step_s or FRAME_S, cameras, seen)
