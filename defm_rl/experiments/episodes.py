@@ -83,11 +83,12 @@ class WatchEpisodes(VectorWrapper):
         return observations, rewards, terminated, truncated, infos
 
     def _episode(self, info: dict[str, Any], index: Any) -> Episode:
-        missing = [name for name in ("layout_seed", "success", "failure") if name not in info]
+        missing = [name for name in ("layout_seed", "failure") if name not in info]
         if missing:
             raise ConfigError(
-                f"The environments do not report {', '.join(missing)} of an episode that has ended: expected `success` "
-                "(bool), `failure` (str, empty after a success) and `layout_seed` (int) in its last info, got "
+                f"The environments do not report {', '.join(missing)} of an episode that has ended: expected `failure` "
+                "(str, empty where there was none) and `layout_seed` (int) in its last info, and `success` (bool) if "
+                "there is such a thing; got "
                 f"{', '.join(name for name in info if not name.startswith('_')) or 'nothing'}."
             )
         steps, reward = int(self._steps[index]), float(self._rewards[index])

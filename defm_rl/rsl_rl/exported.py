@@ -10,7 +10,7 @@ from defm_rl.rsl_rl.model import DefmModel, joined
 
 
 class StatelessModel(nn.Module):
-    """A copy of a `DefmModel` in evaluation mode, whose recurrent state goes in and comes out.
+    """A copy of a `DefmModel` for acting alone: in evaluation mode, without gradients, its recurrent state an argument.
 
     Args:
         model: The model; it may go on training.
@@ -39,7 +39,7 @@ class StatelessModel(nn.Module):
         self.output = nn.Identity() if distribution is None else distribution.as_deterministic_output_module()
         self.state_names = () if self.rnn is None else ("h", "c") if isinstance(self.rnn, nn.LSTM) else ("h",)
         self.state_shape = (0, 1, 0) if self.rnn is None else (self.rnn.num_layers, 1, self.rnn.hidden_size)
-        self.eval()
+        self.eval().requires_grad_(False)
 
     def forward(self, vectors: Tensor, images: list[Tensor], state: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
         """(N, k) vectors, (N, ...) images and (layers, N, size) state to (N, A) outputs and the next state."""

@@ -46,7 +46,7 @@ def test_torchscript_acts_as_the_model_does(exported):
         for obs, expected in zip(seen, actions, strict=True):
             images = [obs["depth"]] if "depth" in obs else []
             got = policy(obs.get("state", torch.zeros(1, 0)), images)
-            np.testing.assert_allclose(got.detach().numpy(), expected, atol=1e-4)
+            np.testing.assert_allclose(got.numpy(), expected, atol=1e-4)
 
 
 def test_onnx_acts_as_the_model_does_with_named_inputs(exported):

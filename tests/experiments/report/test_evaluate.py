@@ -117,16 +117,18 @@ def test_every_policy_meets_every_sensor_on_the_same_layouts_and_a_report_says_h
     assert count == ["ideal", "dextrah", "ideal"]
 
 
-def test_a_broken_run_is_named_and_the_others_are_evaluated(here, capsys):
+def test_a_broken_run_is_named_and_the_others_are_evaluated(here, capsys, caplog):
     (here / "empty").mkdir()
-    unfinished = here / "unfinished"
-    unfinished.mkdir()
-    (unfinished / "overrides.txt").write_text("experiment=navigation\n")
-    damaged = here / "damaged"
+    unfinished, damaged = here / "unfinished", here / "damaged"
     (damaged / "checkpoint").mkdir(parents=True)
-    (damaged / "overrides.txt").write_text((here / "blind" / "overrides.txt").read_text())
-    (damaged / "checkpoint" / "state.json").write_text((here / "blind" / "checkpoint" / "state.json").read_text())
-    (damaged / "checkpoint" / "model.zip").write_bytes(b"PK, once")
+    unfinished.mkdir()
+    for broken in (unfinished, damaged):
+        for name in ("config.yaml", "overrides.txt"):
+            (broken / name).write_text((here / "blind" / name).read_text())
+    for part in (here / "blind" / "checkpoint").iterdir():
+        kept = part.read_bytes()
+        whole = part.suffix == ".json"
+        (damaged / "checkpoint" / part.name).write_bytes(kept if whole else b"PK, once".ljust(len(kept)))
     command = [
         "empty",
         "unfinished",
@@ -138,15 +140,13 @@ def test_a_broken_run_is_named_and_the_others_are_evaluated(here, capsys):
         *EVALUATION,
     ]
     assert evaluate.main(command) == 2
-    error = capsys.readouterr().err
-    assert "empty holds no run" in error
-    assert "unfinished holds no checkpoint" in error
-    assert "The checkpoint of damaged cannot be read" in error
+    assert "Left out, without a checkpoint: empty, unfinished" in caplog.text
+    assert "The checkpoint of damaged cannot be read" in capsys.readouterr().err
     assert layouts(here / "blind", "stereo")
     report = json.loads((here / "out" / "report.json").read_text())
     assert {seen for policy in report["policies"] for seen in policy["by_sensor"]} == {"ideal", "stereo"}
-    assert len(report["problems"]) == 3
-    assert "holds no checkpoint" in (here / "out" / "report.html").read_text()
+    assert len(report["problems"]) == 1
+    assert "The checkpoint of damaged cannot be read" in (here / "out" / "report.html").read_text()
 
 
 def test_an_interrupted_evaluation_goes_on_where_it_stopped(here, count):
