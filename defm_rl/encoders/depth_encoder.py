@@ -413,7 +413,9 @@ class DepthEncoder(nn.Module):
     def _encoded(self, images: Tensor, chunk: int) -> Tensor:
         """(B, H, W) depth to features without gradients, the fast way where all is frozen."""
         with torch.no_grad():
-            run = self._frozen_runner() if self.frozen and not is_traced() else self._run
+            if is_traced():  # a graph for any size of the batch, and no graph within a graph
+                return self._run(images)
+            run = self._frozen_runner() if self.frozen else self._run
             if len(images) <= chunk:
                 return run(images)
             return torch.cat([run(part) for part in images.split(chunk)])
