@@ -13,7 +13,7 @@ from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, VectorEnv
 from numpy.typing import NDArray
 
-from defm_rl.depth import DepthFormat, Unit, as_tensor
+from defm_rl.depth import DepthFormat, Unit, ZBuffer, as_tensor
 from defm_rl.interfaces import is_sb3_vec_env
 from defm_rl.observations import DepthLayout, depth_layouts, leaves
 
@@ -73,6 +73,11 @@ class EnvReport:
         """Whether there are no errors and no warnings."""
         return all(finding.severity is Severity.NOTE for finding in self.findings)
 
+    @property
+    def errors(self) -> list[Finding]:
+        """What makes learning from this wrong."""
+        return [finding for finding in self.findings if finding.severity is Severity.ERROR]
+
     def add(self, severity: Severity, name: str, message: str) -> None:
         """Adds a finding."""
         self.findings.append(Finding(severity, name, message))
@@ -84,6 +89,7 @@ def check_env(
     depth_keys: Sequence[str] | None = None,
     unit: Unit = "m",
     max_depth_m: float | None = None,
+    z_buffer: ZBuffer | None = None,
     horizontal_fov_deg: float | None = None,
     success_key: str | None = None,
     steps: int = 200,
@@ -99,6 +105,7 @@ def check_env(
         depth_keys: What is depth in a Dict; nested keys as paths. Default: what looks like it.
         unit: Of the depth: "m", "mm" or metres per count.
         max_depth_m: Beyond this a pixel is a hole.
+        z_buffer: The planes, where the depth is a z-buffer; `unit` then does not count.
         horizontal_fov_deg: Of the cameras, where it is known: it decides between planar and Euclidean depth.
         success_key: Where the last info says success. Default: one of `SUCCESS_KEYS`.
         steps: Steps to take, with random actions.
@@ -119,8 +126,8 @@ def check_env(
     space = env.single_observation_space if isinstance(env, VectorEnv) else env.observation_space
     layouts = _layouts(space, depth_keys, report)
     try:
-        depth_format = DepthFormat(unit, max_depth_m)
-        played = _play(env, layouts, depth_format, steps, seed, report)
+        depth_format = DepthFormat("m" if z_buffer else unit, max_depth_m)
+        played = _play(env, layouts, depth_format, z_buffer, steps, seed, report)
     except _UnusableError as reason:
         report.add(Severity.ERROR, reason.name, str(reason))
         return _sorted(report)
@@ -128,12 +135,19 @@ def check_env(
         frames = played.frames(key)
         report.frames[key] = frames[:: max(1, len(frames) // _ENOUGH)][:_ENOUGH]
         report.cameras[key] = _figures(frames)
+        if z_buffer is not None and played.raw_range[key][1] > 1.0:
+            report.add(
+                Severity.ERROR,
+                "z-buffer",
+                f"{key!r} is no z-buffer: it goes up to {played.raw_range[key][1]:.4g}, and not to 1. Where it is in "
+                "metres, leave out the planes (z_buffer=, env.near and env.far).",
+            )
         _check_values(key, frames, played.raw_range[key], depth_format, report)
         if _is_drawn(key, played, report):
             _check_background(key, frames, report)
             _check_geometry(key, frames, horizontal_fov_deg, report)
     _check_episodes(played, success_key, steps, report)
-    if all(finding.severity is not Severity.ERROR for finding in report.findings):
+    if not report.errors:
         _check_seeds(env, seed, report)
     if isinstance(env, VectorEnv):
         _check_autoreset(env, report)
@@ -176,6 +190,7 @@ def _play(
     env: Any,
     layouts: Mapping[str, DepthLayout],
     depth_format: DepthFormat,
+    z_buffer: ZBuffer | None,
     steps: int,
     seed: int,
     report: EnvReport,
@@ -201,6 +216,7 @@ def _play(
             if valid.numel():
                 played.raw_range[key] = min(low, float(valid.min())), max(high, float(valid.max()))
             try:
+                images = images if z_buffer is None else z_buffer.metres(images)
                 metres = depth_format.read(images, check_values=False)
             except TypeError as error:
                 raise _UnusableError("units", f"{key!r}: {error}") from error
@@ -430,7 +446,9 @@ def _is_drawn(key: str, played: _Played, report: EnvReport) -> bool:
         report.add(Severity.ERROR, "stale", f"{key!r} never changes: the camera is not drawn again.")
         return False
     begins = int(first.sum())
-    if begins and (same & first).sum() >= max(1, begins // 2):
+    # Where nothing moves within an episode, episodes may well look alike.
+    moves = same[~first].mean() < 0.5 if not first.all() else False
+    if begins and moves and (same & first).sum() >= max(1, begins // 2):
         report.add(
             Severity.ERROR,
             "stale after reset",
@@ -448,10 +466,10 @@ def _check_episodes(played: _Played, success_key: str | None, steps: int, report
         return
     info = played.last_infos[-1]
     keys = (success_key,) if success_key else SUCCESS_KEYS
-    if not any(key in info for key in keys):
+    if not any(key in info or key in leaves(info) for key in keys):
         known = ", ".join(key for key in info if not key.startswith("_")) or "nothing"
         report.add(
-            Severity.NOTE,
+            Severity.ERROR if success_key else Severity.NOTE,
             "success",
             f"the last info of an episode has none of {', '.join(keys)} (it has {known}): without success, policies "
             "are compared by their reward. Name the key where there is one (success_key=, env.success_key).",

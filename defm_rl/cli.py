@@ -11,6 +11,7 @@ _COMMANDS = {
     "encoders": "list the published encoders",
     "train": "train a policy: defm-rl train experiment=quickstart",
     "evaluate": "trained policies behind any depth camera: defm-rl evaluate RUN... sensors=all",
+    "check-env": "whether your task's depth is what it is taken for: defm-rl check-env env=gymnasium env.id=...",
     "adapt": "an encoder for other cameras, the policy left as it is: defm-rl adapt RUN sensors=[stereo]",
     "gap": "what other cameras do to an encoder's features: defm-rl gap encoder=resnet18",
     "memory": "how much memory a training will take: defm-rl memory experiment=quickstart env.num_envs=4096",

@@ -153,6 +153,38 @@ class DepthFormat:
             )
 
 
+@dataclass(frozen=True)
+class ZBuffer:
+    """Depth as OpenGL keeps it, from 0 at the near plane to 1 at the far one.
+
+    With n and f the planes' distances, z = f n / (f - d (f - n)) is the planar depth in metres: the inverse of the
+    perspective projection's third row (OpenGL 4.6 specification, section 13.8; PyBullet's quickstart guide has it so).
+
+    Attributes:
+        near_m: Distance of the near plane.
+        far_m: Distance of the far plane; what lies on it was not hit, and becomes a hole.
+
+    Raises:
+        ValueError: Where the planes are not in this order before the camera.
+    """
+
+    near_m: float
+    far_m: float
+
+    def __post_init__(self) -> None:
+        if not 0 < self.near_m < self.far_m < math.inf:
+            raise ValueError(
+                f"a z-buffer's planes lie before the camera, the near one first; got near={self.near_m} m, "
+                f"far={self.far_m} m."
+            )
+
+    def metres(self, buffer: Tensor) -> Tensor:
+        """Planar depth of a buffer of any shape."""
+        buffer = buffer.float()
+        depth = self.far_m * self.near_m / (self.far_m - buffer * (self.far_m - self.near_m))
+        return torch.where(buffer < 1.0, depth, 0.0)
+
+
 def normalize_depth(
     depth: DepthImages,
     size: Size | None = None,

@@ -9,6 +9,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 
 from defm_rl import check_env
 from defm_rl.checking import Severity
+from defm_rl.depth import ZBuffer
 
 HEIGHT, WIDTH, FOV_DEG = 48, 64, 90.0
 NEAR_M, FAR_M = 0.1, 50.0
@@ -113,6 +114,30 @@ def test_every_fault_is_found_and_no_other(fault, name, said):
     assert finding.name == name
     assert said in finding.message
     assert report.ok == (finding.severity is Severity.NOTE)
+
+
+def test_episodes_in_which_nothing_moves_may_look_alike():
+    class Still(Room):
+        def depth(self):
+            return room(4.0, 1.5, self.side)
+
+    assert "stale after reset" not in [finding.name for finding in check_env(Still(), steps=60).findings]
+
+
+def test_what_is_taken_for_a_z_buffer_is_converted_and_has_to_be_one():
+    planes = ZBuffer(NEAR_M, FAR_M)
+    report = check_env(Room("z-buffer"), z_buffer=planes, horizontal_fov_deg=FOV_DEG, steps=40)
+    assert report.findings == []
+    assert 0.5 < report.cameras["depth"]["nearest_m"] < 2 < report.cameras["depth"]["farthest_m"] <= 6.01
+    (finding,) = (f for f in check_env(Room(), z_buffer=planes, steps=40).errors if f.name == "z-buffer")
+    assert "is no z-buffer" in finding.message
+    with pytest.raises(ValueError, match="near one first"):
+        ZBuffer(3.0, 2.0)
+
+
+def test_a_success_key_that_is_named_has_to_be_there():
+    (finding,) = check_env(Room(), success_key="won", steps=40).errors
+    assert "is_success" in finding.message
 
 
 def test_euclidean_depth_is_found_with_a_known_field_of_view_and_planar_depth_is_not_taken_for_it():

@@ -16,7 +16,15 @@ from defm_rl.adaptation import Adapted, Frames, Standardization
 from defm_rl.encoders import DepthEncoder
 from defm_rl.experiments import environments, plots
 from defm_rl.experiments.adapted import seeing_network
-from defm_rl.experiments.config import USER_ERRORS, Config, ConfigError, compose_config, known_keys, refused_settings
+from defm_rl.experiments.config import (
+    USER_ERRORS,
+    Config,
+    ConfigError,
+    compose_config,
+    known_keys,
+    refused_settings,
+    with_search_path,
+)
 from defm_rl.experiments.episodes import Seeing
 from defm_rl.experiments.evaluation import load
 from defm_rl.experiments.frames import task_frames
@@ -93,7 +101,7 @@ def main(arguments: Sequence[str]) -> int:
     stop_on_sigterm()
     output = None
     try:
-        run, chosen, others = parse(arguments)
+        run, chosen, others = parse(with_search_path(arguments))
         output = _output(run, chosen)
         with refused_settings():
             task = _task(run, others)
@@ -290,6 +298,7 @@ def _task(run: Run | None, overrides: Sequence[str]) -> Task:
     if config.encoder.kind != "defm":
         raise ConfigError(f"encoder={config.encoder.kind} has no weights to adapt: name a DeFM encoder, or a run.")
     make_task(config.env).require(Ability.FRAMES)
+    make_task(config.env).settle(config)
     encoder = environments.settle_weights(config.encoder, make_task(config.env).depth_size(config.encoder))
     assert encoder is not None
     return Task(config, encoder)

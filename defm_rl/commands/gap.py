@@ -16,6 +16,7 @@ from defm_rl.experiments.config import (
     group_options,
     known_keys,
     refused_settings,
+    with_search_path,
 )
 from defm_rl.experiments.report import scenes, settings
 from defm_rl.experiments.report.arms import task_name
@@ -67,6 +68,7 @@ def main(arguments: Sequence[str]) -> int:
 
 def _run(arguments: Sequence[str]) -> list[str]:
     """Prints the figures, writes the report where one is asked for; returns what could not be read."""
+    arguments = with_search_path(arguments)
     own = settings.keys(Settings)
     mine = [argument for argument in arguments if argument.partition("=")[0] in own]
     others = [argument for argument in arguments if argument not in mine]

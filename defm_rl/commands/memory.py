@@ -5,7 +5,7 @@ import json
 import sys
 from collections.abc import Sequence
 
-from defm_rl.experiments.config import USER_ERRORS, ConfigError, check_overrides, compose_config
+from defm_rl.experiments.config import USER_ERRORS, ConfigError, check_overrides, compose_config, with_search_path
 from defm_rl.experiments.memory import TrainingMemory, estimate_training
 from defm_rl.experiments.report import settings
 from defm_rl.experiments.runs import to_config
@@ -55,6 +55,7 @@ def main(arguments: Sequence[str]) -> int:
         sys.stdout.write(_USAGE.format(summary=__doc__))
         return 0
     try:
+        arguments = with_search_path(arguments)
         flags = [argument for argument in arguments if argument.startswith("-")]
         unknown = [flag for flag in flags if flag not in _FLAGS]
         if unknown:

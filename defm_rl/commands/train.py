@@ -20,6 +20,7 @@ from defm_rl.experiments.config import (
     check_overrides,
     register,
     with_free_keys,
+    with_search_path,
 )
 from defm_rl.experiments.evaluation import describe
 from defm_rl.experiments.interruption import INTERRUPTED, stop_on_sigterm
@@ -106,7 +107,7 @@ def quoted(text: str, always: bool = False) -> str:
 def main(arguments: Sequence[str]) -> int:
     """The command; returns its exit status."""
     try:
-        arguments = with_resumed(arguments)
+        arguments = with_resumed(with_search_path(arguments))
         composed = check_overrides([argument for argument in arguments if not argument.startswith("-")])
         if all(flag in ("-m", "--multirun") for flag in arguments if flag.startswith("-")):
             check_settings([_config(one, list(arguments)) for one in composed])

@@ -180,7 +180,7 @@ class EglCanvas:
         # Mesa's software renderer would start threads of its own beside ours; read when it makes its first context.
         os.environ.setdefault("LP_NUM_THREADS", "0")
         # Taken directly, so that it works whatever MUJOCO_GL was when mujoco was imported.
-        _import_triton()
+        import_triton()
         from mujoco.egl import GLContext
 
         model = copy.copy(model)
@@ -359,7 +359,7 @@ class PictureRenderer:
 
 
 @functools.cache
-def _import_triton() -> None:
+def import_triton() -> None:
     """Imports triton where it is installed: after Mesa has loaded its LLVM, triton's own would crash the process.
 
     PyTorch imports triton with the first optimizer, usually after the environments have been made.

@@ -7,6 +7,7 @@ import importlib.resources
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar
 
 from hydra import compose, initialize_config_module
@@ -24,6 +25,9 @@ CONF_MODULE = "defm_rl.experiments.conf"
 
 FREE = ("env.kwargs",)
 """Keys that hold whatever the code of others takes, by names of its own."""
+
+SEARCH_PATH = "hydra.searchpath"
+"""The key that names further folders of configurations, whoever composes them."""
 
 
 @dataclass
@@ -116,7 +120,7 @@ class GymnasiumEnvConfig(EnvConfig):
     max_depth_m: float | None = None  # beyond this a pixel is a hole
     near: float | None = None  # metres to the near plane of a z-buffer from 0 to 1, which is then converted
     far: float | None = None  # and to its far plane
-    render_depth: bool = False  # depth is what the environment renders as render_mode=depth_array
+    render_depth: Any = False  # true: depth is what it renders as render_mode=depth_array; or the name of a method
     success_key: str | None = None  # in the last info; null: success or is_success; without any, reward is the measure
     measures: list[str] = field(default_factory=list)  # other numbers of the last info to report
     step_s: float | None = None  # seconds between two actions; null: the environment's dt
@@ -364,6 +368,38 @@ def with_free_keys(overrides: Sequence[str]) -> list[str]:
     return [f"++{text}" if is_free(text.partition("=")[0]) else text for text in overrides]
 
 
+def with_search_path(arguments: Sequence[str]) -> list[str]:
+    """A command line on which `--config-dir FOLDER` (or `-cd FOLDER`) is written as `hydra.searchpath=[FOLDER]`.
+
+    Raises:
+        ConfigError: Where there is no such folder.
+    """
+    folders, others, left = [], [], iter(arguments)
+    for argument in left:
+        option, equals, value = argument.partition("=")
+        if option in ("--config-dir", "-cd"):
+            folders.append(Path(value if equals else next(left, "")).expanduser())
+        else:
+            others.append(argument)
+    for folder in folders:
+        if not folder.is_dir() or folder == Path():
+            raise ConfigError(f"--config-dir {folder}: there is no such folder.")
+    if not folders:
+        return others
+    if any(argument.partition("=")[0] == SEARCH_PATH for argument in others):
+        raise ConfigError(f"--config-dir and {SEARCH_PATH}= say the same: write all folders in {SEARCH_PATH}=[...].")
+    listed = ",".join("'file://" + str(folder.resolve()).replace("'", "\\'") + "'" for folder in folders)
+    return [*others, f"{SEARCH_PATH}=[{listed}]"]
+
+
+def _searched(overrides: Sequence[str]) -> list[Path]:
+    """The folders that a command line's search path names; packages are left out."""
+    given = [text for text in overrides if text.partition("=")[0] == SEARCH_PATH]
+    values = [OverridesParser.create().parse_override(text).value() for text in given]
+    places = [str(place) for value in values if isinstance(value, list) for place in value]
+    return [Path(place.removeprefix("file://")) for place in places if "://" not in place.removeprefix("file://")]
+
+
 class ConfigError(ValueError):
     """A configuration that cannot be, with what to write instead."""
 
@@ -403,7 +439,7 @@ def check_overrides(overrides: Sequence[str]) -> list[DictConfig]:
             override = parser.parse_override(text)
         except HydraException as error:
             raise ConfigError(f"{text!r} is not of the form key=value: {error}") from error
-        if override.is_hydra_override():
+        if override.is_hydra_override() and override.key_or_group != SEARCH_PATH:
             continue
         key = override.key_or_group
         if key not in keys and not is_free(key):  # Hydra would add what begins with a plus sign
@@ -434,7 +470,7 @@ def explain(error: Exception, overrides: Sequence[str]) -> str:
         if key not in keys and not is_free(key):
             return f"{text!r}: there is no key {key!r}.{suggest(key, keys)}"
         if key in ("experiment", *_SCHEMAS):
-            options = group_options(key)
+            options = group_options(key, _searched(overrides))
             if value not in options:
                 return f"{text!r}: {key} has no {value!r}.{suggest(value, options)} There is: {', '.join(options)}."
         group, _, name = key.partition(".")
@@ -455,10 +491,11 @@ def _belongs_to(group: str, key: str, message: str) -> str:
     return f"{key!r} is a key of {' and '.join(f'{group}={owner}' for owner in owners)} only.{near}"
 
 
-def group_options(group: str) -> list[str]:
-    """The names that a group of the configuration can take."""
-    folder = importlib.resources.files(CONF_MODULE) / group
-    return sorted(file.name.removesuffix(".yaml") for file in folder.iterdir())
+def group_options(group: str, also: Sequence[Path] = ()) -> list[str]:
+    """The names that a group of the configuration can take, here and in other folders of configurations."""
+    ours = importlib.resources.files(CONF_MODULE) / group
+    theirs = [folder / group for folder in also if (folder / group).is_dir()]
+    return sorted({file.name.removesuffix(".yaml") for folder in (ours, *theirs) for file in folder.iterdir()})
 
 
 def known_keys() -> list[str]:
@@ -469,6 +506,7 @@ def known_keys() -> list[str]:
         for schema in _SCHEMAS.get(top.name, ()):
             keys.extend(keys_below(top.name, schema))
     keys.extend(keys_below("evaluation", EvaluationConfig))
+    keys.append(SEARCH_PATH)
     return list(dict.fromkeys(keys))
 
 

@@ -14,36 +14,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from defm_rl.checking import SUCCESS_KEYS
-from defm_rl.depth import MAX_DEPTH_M, DepthFormat, as_tensor
+from defm_rl.depth import MAX_DEPTH_M, DepthFormat, ZBuffer, as_tensor
 from defm_rl.envs.core import DRAWN_LAYOUTS
 from defm_rl.experiments.config import ConfigError, suggest
 from defm_rl.observations import DepthLayout, depth_layouts, leaves
+from defm_rl.simulation import LAYOUT_SEED
 
 STATE = "state"  # the key of an observation that is one vector
 _FIRST = "defm_rl_first"  # in the options of a reset by hand: tells it from one at an episode's end
 _SEEDS = (DRAWN_LAYOUTS[0], 2**32)  # many environments take seeds of 32 bits only
-
-
-@dataclass(frozen=True)
-class ZBuffer:
-    """Depth as OpenGL keeps it, from 0 at the near plane to 1 at the far one.
-
-    With n and f the planes' distances, z = f n / (f - d (f - n)) is the planar depth in metres: the inverse of the
-    perspective projection's third row (OpenGL 4.6 specification, section 13.8; PyBullet's quickstart guide has it so).
-
-    Attributes:
-        near_m: Distance of the near plane.
-        far_m: Distance of the far plane; what lies on it was not hit, and becomes a hole.
-    """
-
-    near_m: float
-    far_m: float
-
-    def metres(self, buffer: Tensor) -> Tensor:
-        """Planar depth of a buffer of any shape."""
-        buffer = buffer.float()
-        depth = self.far_m * self.near_m / (self.far_m - buffer * (self.far_m - self.near_m))
-        return torch.where(buffer < 1.0, depth, 0.0)
 
 
 @dataclass(frozen=True)
@@ -79,7 +58,13 @@ class Observed:
             layouts = depth_layouts(spaces.Dict(by_key), depth_keys) if depth_keys is not None else _looks_like(by_key)
         except ValueError as error:
             raise ConfigError(f"env.depth_keys: {error}") from error
-        return cls(layouts, by_key, **kwargs)
+        observed = cls(layouts, by_key, **kwargs)
+        for key in layouts if observed.z_buffer is None else ():
+            try:
+                observed.depth_format.read(np.zeros((1, 1, 1), by_key[key].dtype), check_values=False)
+            except TypeError as error:
+                raise ConfigError(f"env.depth_unit: {key!r} is {by_key[key].dtype}: {error}") from error
+        return observed
 
     @property
     def sizes(self) -> dict[str, tuple[int, int]]:
@@ -122,7 +107,7 @@ class Observed:
         if self.z_buffer is not None:
             images = replace(self.depth_format, unit="m").metres(self.z_buffer.metres(images))
         else:
-            images = self.depth_format.read(images, check_values=False)
+            images = self.depth_format.metres(images)
         images = images.reshape(-1, layout.frames, *layout.size)
         return images.numpy() if is_array else images
 
@@ -154,12 +139,14 @@ class NumberedEpisodes(gymnasium.Wrapper[Any, Any, Any, Any]):
         drawn = int(self._generator.integers(*_SEEDS)) if seed is None else seed
         self._number = self._left.pop(0) if self._left else drawn
         observation, info = self.env.reset(seed=self._number, options=options or None)
-        return observation, {**info, "layout_seed": self._number}
+        return observation, {**info, LAYOUT_SEED: self._number}
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         """Steps."""
         observation, reward, terminated, truncated, info = self.env.step(action)
-        return observation, reward, terminated, truncated, {**info, "layout_seed": self._number}
+        if terminated or truncated:  # only then: to put infos together is most of what a vector environment does
+            info = {**info, LAYOUT_SEED: self._number}
+        return observation, reward, terminated, truncated, info
 
 
 class Adapted(VectorWrapper):
@@ -241,27 +228,30 @@ class Adapted(VectorWrapper):
         passed: dict[str, Any] = {}
         if ended.any():
             passed = self._last(infos, ended, truncated)
+            # Of the episodes that begin: what sensors draw follows these numbers.
+            passed |= {key: infos[key] for key in (LAYOUT_SEED, f"_{LAYOUT_SEED}") if key in infos}
             self._steps[ended] = 0
             self._episodes[ended] += 1
         return self._seen(observations), rewards, terminated, truncated, passed
 
     def _seen(self, observations: Any) -> dict[str, Any]:
-        return {key: self._observed.convert(key, at(observations, key)) for key in self.keys}
+        parts = leaves(observations) if isinstance(observations, Mapping) else dict.fromkeys(self.keys, observations)
+        return {key: self._observed.convert(key, parts[key]) for key in self.keys}
 
     def _stretched(self, actions: Any) -> Any:
         if self._stretch is None:
             return actions
-        low, high = self._stretch
+        middle, reach = self._stretch
         if isinstance(actions, Tensor):
-            lowest, range_ = (torch.as_tensor(x, device=actions.device) for x in (low, high - low))
-            return lowest + (actions.clamp(-1.0, 1.0) + 1.0) * (0.5 * range_)
-        return low + (np.clip(actions, -1.0, 1.0) + 1.0) * (0.5 * (high - low))
+            middle_, reach_ = (torch.as_tensor(x, device=actions.device) for x in (middle, reach))
+            return middle_ + actions.clamp(-1.0, 1.0) * reach_
+        return middle + np.minimum(np.maximum(actions, -1.0), 1.0) * reach
 
     def _last(self, infos: Mapping[str, Any], ended: NDArray[np.bool_], truncated: NDArray[np.bool_]) -> dict[str, Any]:
         """The account of the episodes that have ended, and their last observations."""
         info = infos.get("final_info", infos)
         index = np.flatnonzero(ended)
-        last: dict[str, Any] = {"layout_seed": self._numbers(info), "steps": self._steps.copy()}
+        last: dict[str, Any] = {LAYOUT_SEED: self._numbers(info), "steps": self._steps.copy()}
         success = next((x for key in self._success_keys if (x := _known(info, key, index)) is not None), None)
         if success is None and self._success_keys != SUCCESS_KEYS:
             raise self._missing("env.success_key", self._success_keys[0], info)
@@ -284,14 +274,14 @@ class Adapted(VectorWrapper):
 
     @staticmethod
     def _missing(setting: str, name: str, info: Mapping[str, Any]) -> ConfigError:
-        known = [key for key in info if not key.startswith("_") and key != "layout_seed"]
+        known = [key for key in info if not key.startswith("_") and key != LAYOUT_SEED]
         return ConfigError(
             f"{setting}: the last infos hold no {name!r}.{suggest(name, known)} There is: {', '.join(known)}."
         )
 
     def _numbers(self, info: Mapping[str, Any]) -> NDArray[np.int64]:
-        if "layout_seed" in info:
-            return np.asarray(info["layout_seed"], np.int64)
+        if LAYOUT_SEED in info:
+            return np.asarray(info[LAYOUT_SEED], np.int64)
         turns = self._episodes * self.num_envs + np.arange(self.num_envs)
         return np.array([self._layouts[k] if k < len(self._layouts) else DRAWN_LAYOUTS[0] + k for k in turns])
 
@@ -341,11 +331,11 @@ def _width(space: spaces.Space[Any]) -> int | None:
     return None
 
 
-def _stretch(space: spaces.Space[Any]) -> tuple[NDArray[np.float32], NDArray[np.float32]] | None:
-    """The bounds that actions from -1 to 1 are stretched to; None where they are left as they are."""
+def _stretch(space: spaces.Space[Any]) -> tuple[NDArray[np.floating[Any]], NDArray[np.floating[Any]]] | None:
+    """The middle and half the width of the range that actions from -1 to 1 are stretched to; None: they stay."""
     if not isinstance(space, spaces.Box) or not space.is_bounded():
         return None
-    return space.low, space.high
+    return space.low + 0.5 * (space.high - space.low), 0.5 * (space.high - space.low)
 
 
 def _known(info: Mapping[str, Any], path: str, index: NDArray[np.int64]) -> NDArray[Any] | None:

@@ -10,6 +10,7 @@ from typing import Any, Generic, Protocol, TypeVar
 from gymnasium.vector import VectorEnv
 from numpy.typing import NDArray
 
+from defm_rl.checking import EnvReport, check_env
 from defm_rl.encoders import DepthEncoder
 from defm_rl.envs.layouts import Layout
 from defm_rl.experiments.config import Config, ConfigError, EncoderConfig, EnvConfig
@@ -102,6 +103,16 @@ class Task(ABC, Generic[Env]):
             ConfigError: Where the environment, which may have to be asked, cannot be made.
         """
 
+    @property
+    def vectors(self) -> tuple[str, ...]:
+        """The vectors that the environments themselves have to give, beside those for critics and teachers."""
+        return ("state",)
+
+    @property
+    def depth_can_be_left_out(self) -> bool:
+        """Whether environments of which no depth is asked draw none."""
+        return True
+
     def depth_size(self, encoder: EncoderConfig) -> tuple[int, int] | None:
         """Height and width of the depth that a policy sees, in pixels; None where its cameras have none in common."""
         known = self.cameras
@@ -174,6 +185,25 @@ class Task(ABC, Generic[Env]):
             **kwargs: For `make`.
         """
         return encode_once(self.make(observations, **kwargs), settings, encoder)
+
+    def examine(self, *, num_envs: int, steps: int, seed: int) -> EnvReport:
+        """What `check_env` finds in the environments, before any simulated sensor.
+
+        Args:
+            num_envs: How many are looked at.
+            steps: Random steps of each.
+            seed: Of resets and actions.
+
+        Raises:
+            ConfigError: Where they cannot be made.
+        """
+        fovs = {camera.horizontal_fov_deg for camera in self.cameras.values()}
+        env = self.make((*self.cameras, *self.vectors), num_envs=num_envs, sensor=IDEAL)
+        try:
+            fov_deg = fovs.pop() if len(fovs) == 1 else None
+            return check_env(env, depth_keys=list(self.cameras), horizontal_fov_deg=fov_deg, steps=steps, seed=seed)
+        finally:
+            env.close()
 
     def smallest(self) -> Env:
         """The configuration with a single environment that draws nothing, to be asked about its spaces."""

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import importlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import gymnasium
@@ -14,9 +14,11 @@ from gymnasium.envs.registration import EnvSpec
 from gymnasium.error import Error as GymnasiumError
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 
-from defm_rl.depth import DepthFormat
-from defm_rl.experiments.config import Config, ConfigError, GymnasiumEnvConfig, suggest
-from defm_rl.experiments.tasks.adapted import Adapted, NumberedEpisodes, Observed, ZBuffer, at, parts_of
+from defm_rl.checking import EnvReport, check_env
+from defm_rl.depth import DepthFormat, ZBuffer
+from defm_rl.envs.rendering import import_triton
+from defm_rl.experiments.config import Config, ConfigError, GymnasiumEnvConfig, refused_settings, suggest
+from defm_rl.experiments.tasks.adapted import Adapted, NumberedEpisodes, Observed, at, parts_of
 from defm_rl.experiments.tasks.base import IDEAL, Ability, DepthCamera, Task
 from defm_rl.gymnasium import SimulateSensor
 from defm_rl.observations import ONLY_KEY
@@ -31,7 +33,7 @@ class GymnasiumTask(Task[GymnasiumEnvConfig]):
     @property
     def lacks(self) -> Mapping[Ability, str]:  # type: ignore[override]
         """Films, where it does not render."""
-        if self.config.render_depth:
+        if self.config.render_depth is True:
             return {Ability.FILMS: "it renders its depth (env.render_depth), so that it cannot be filmed."}
         if not self.cameras:
             return {Ability.FILMS: "it gives no depth that a film could show."}
@@ -59,6 +61,11 @@ class GymnasiumTask(Task[GymnasiumEnvConfig]):
     def vectors(self) -> tuple[str, ...]:
         """The observations that are vectors."""
         return self._probe.observed.vectors
+
+    @property
+    def depth_can_be_left_out(self) -> bool:
+        """Whether it is drawn here, and not by the environment's own observation."""
+        return bool(self.config.render_depth)
 
     def settle(self, config: Config) -> None:
         """Fills in which cameras and vectors the policy sees, where that is left to the task: all.
@@ -114,8 +121,11 @@ class GymnasiumTask(Task[GymnasiumEnvConfig]):
         sensor = self.sensor if sensor is None else sensor
         make_sensor(sensor)
         number = num_envs or self.config.num_envs
-        env = vectorized(self.config, number, list(layouts), "rgb_array" if pictures else None)
         observed = self._probe.observed
+        cheapest = self.config
+        if not any(key in observed.sizes for key in observations):
+            cheapest = dataclasses.replace(self.config, render_depth=False)
+        env = vectorized(cheapest, number, list(layouts), "rgb_array" if pictures else None)
         adapted = Adapted(env, observed, observations, self.config.success_key, self.config.measures, list(layouts))
         cameras = [key for key in observed.sizes if key in adapted.keys]
         if sensor == IDEAL or not cameras:
@@ -128,6 +138,25 @@ class GymnasiumTask(Task[GymnasiumEnvConfig]):
             horizontal_fov_deg=self.config.horizontal_fov_deg,
             seed=seed,
         )
+
+    def examine(self, *, num_envs: int, steps: int, seed: int) -> EnvReport:
+        """See `Task.examine`: the environments as they are, and not what is made of them here."""
+        self._probe  # noqa: B018  says what is wrong with the settings
+        env = vectorized(self.config, num_envs)
+        try:
+            return check_env(
+                env,
+                depth_keys=self.config.depth_keys,
+                unit=self.config.depth_unit,
+                max_depth_m=self.config.max_depth_m,
+                z_buffer=z_buffer(self.config),
+                horizontal_fov_deg=self.config.horizontal_fov_deg,
+                success_key=self.config.success_key,
+                steps=steps,
+                seed=seed,
+            )
+        finally:
+            env.close()
 
     @property
     def _probe(self) -> "_Probe":
@@ -151,8 +180,7 @@ class _Probe:
 def _probe(settings: str) -> _Probe:
     """Asks one environment of the configuration that stands in JSON: it is made once, however often it is asked."""
     config = GymnasiumEnvConfig(**json.loads(settings))
-    if (config.near is None) != (config.far is None):
-        raise ConfigError("env.near and env.far belong together: the planes of a z-buffer, in metres.")
+    planes = z_buffer(config)
     try:
         depth_format = DepthFormat(config.depth_unit, config.max_depth_m)
     except (TypeError, ValueError) as error:
@@ -163,12 +191,11 @@ def _probe(settings: str) -> _Probe:
         config = dataclasses.replace(config, vectorize="sync")  # one can be asked without a process of its own
     env = vectorized(config, 1)
     try:
-        z_buffer = None if config.near is None or config.far is None else ZBuffer(config.near, config.far)
         observed = Observed.of(
             env.single_observation_space,
             config.depth_keys,
             depth_format=depth_format,
-            z_buffer=z_buffer,
+            z_buffer=planes,
         )
         step_s = getattr(getattr(env, "envs", [env])[0].unwrapped, "dt", None)
         pictures = "rgb_array" in env.metadata.get("render_modes", ())
@@ -178,18 +205,35 @@ def _probe(settings: str) -> _Probe:
         env.close()
 
 
+def z_buffer(config: GymnasiumEnvConfig) -> ZBuffer | None:
+    """The planes of the z-buffer that depth is; None where it is none.
+
+    Raises:
+        ConfigError: Where one plane is missing, or they cannot be those of a camera.
+    """
+    if config.near is None and config.far is None:
+        return None
+    if config.near is None or config.far is None:
+        raise ConfigError("env.near and env.far belong together: the planes of a z-buffer, in metres.")
+    with refused_settings("env.near, env.far"):
+        return ZBuffer(config.near, config.far)
+
+
 def specification(identifier: str) -> EnvSpec:
     """What gymnasium has registered under "Name-v0", or under "package:Name-v0" once the package is imported.
 
     Raises:
         ConfigError: Where there is nothing.
     """
+    import_triton()  # whatever the environment draws with
     module, colon, name = identifier.rpartition(":")
     if colon:
         try:
             importlib.import_module(module)
-        except ImportError as error:
-            raise ConfigError(f"env.id={identifier}: the module {module!r} cannot be imported: {error}") from error
+        except Exception as error:  # whatever the code of somebody else raises
+            raise ConfigError(
+                f"env.id={identifier}: the module {module!r} cannot be imported: {type(error).__name__}: {error}"
+            ) from error
     try:
         return gymnasium.spec(name)
     except GymnasiumError as error:
@@ -214,8 +258,8 @@ def vectorized(
     if own and config.render_depth:
         raise ConfigError("env.render_depth: an environment that is vectorized by itself has to observe its depth.")
     kwargs = dict(config.kwargs)
-    if config.render_depth or render_mode is not None:
-        kwargs["render_mode"] = "depth_array" if config.render_depth else render_mode
+    if config.render_depth is True or render_mode is not None:
+        kwargs["render_mode"] = "depth_array" if config.render_depth is True else render_mode
     if config.max_episode_steps is not None:
         kwargs["max_episode_steps"] = config.max_episode_steps
     try:
@@ -241,27 +285,40 @@ def vectorized(
 
 
 def _single(
-    spec: EnvSpec, kwargs: Mapping[str, Any], seeds: Sequence[int], render_depth: bool
+    spec: EnvSpec, kwargs: Mapping[str, Any], seeds: Sequence[int], render_depth: bool | str
 ) -> gymnasium.Env[Any, Any]:
     env = gymnasium.make(spec, **kwargs)
-    return NumberedEpisodes(RenderedDepth(env) if render_depth else env, seeds)
+    if render_depth:
+        env = RenderedDepth(env, "render" if render_depth is True else str(render_depth))
+    return NumberedEpisodes(env, seeds)
 
 
 class RenderedDepth(gymnasium.ObservationWrapper[Any, Any, Any]):
-    """What `render()` draws in render_mode "depth_array" becomes the observation "depth" beside the others."""
+    """What an environment draws becomes the observation "depth" beside the others.
 
-    def __init__(self, env: gymnasium.Env[Any, Any]) -> None:
+    Args:
+        env: The environment.
+        method: The method that draws: `render`, in render_mode "depth_array", or one that the environment has for it.
+
+    Raises:
+        ConfigError: Where there is no such method, or it gives no image.
+    """
+
+    def __init__(self, env: gymnasium.Env[Any, Any], method: str = "render") -> None:
         super().__init__(env)
+        draw = getattr(env if method == "render" else env.unwrapped, method, None)
+        if not callable(draw):
+            raise ConfigError(f"env.render_depth={method}: {type(env.unwrapped).__name__} has no such method.")
+        self._draw: Callable[[], Any] = draw
         env.reset()
-        drawn = np.asarray(env.render())
-        if drawn.ndim != 2:
-            raise ConfigError(
-                f"env.render_depth: render() gave {drawn.shape} in render_mode 'depth_array', and not an image (H, W)."
-            )
+        drawn = np.asarray(draw())
+        if drawn.ndim not in (2, 3) or drawn.shape[2:] not in ((), (1,)):
+            raise ConfigError(f"env.render_depth: {method}() gave {drawn.shape}, and not an image (H, W) or (H, W, 1).")
+        others = {key: space for key, space in parts_of(env.observation_space).items() if key != ONLY_KEY}
         box = spaces.Box(0.0, np.inf, drawn.shape, np.float32)
-        self.observation_space = spaces.Dict({**parts_of(env.observation_space), ONLY_KEY: box})
+        self.observation_space = spaces.Dict({**others, ONLY_KEY: box})
 
     def observation(self, observation: Any) -> dict[str, Any]:
         """Adds the depth."""
-        seen = {key: at(observation, key) for key in parts_of(self.env.observation_space)}
-        return {**seen, ONLY_KEY: np.asarray(self.env.render(), np.float32)}
+        seen = {key: at(observation, key) for key in self.observation_space if key != ONLY_KEY}  # type: ignore[attr-defined]
+        return {**seen, ONLY_KEY: np.asarray(self._draw(), np.float32)}

@@ -14,13 +14,13 @@ from gymnasium.vector.utils import batch_space
 from their_tasks import WhichSide
 
 from defm_rl.commands import evaluate, gap, memory, train
-from defm_rl.depth import DepthFormat
+from defm_rl.depth import DepthFormat, ZBuffer
 from defm_rl.experiments.config import ConfigError, compose_config
 from defm_rl.experiments.episodes import run_episodes
 from defm_rl.experiments.evaluation import describe
 from defm_rl.experiments.runs import Run, to_config
 from defm_rl.experiments.tasks import Ability, make_task
-from defm_rl.experiments.tasks.adapted import Adapted, Observed, ZBuffer
+from defm_rl.experiments.tasks.adapted import Adapted, Observed
 
 THEIRS = ["env=gymnasium", "env.id=their_tasks:their/WhichSide-v0", "env.num_envs=4"]
 ENCODER = ["encoder=regnet_y_400mf", "encoder.weights=random", "encoder.grid=[1,4]"]
@@ -119,6 +119,45 @@ def test_training_never_plays_what_evaluations_name():
     assert min(numbers[2:]) >= 2**31  # the first ones are the seeds of the reset
 
 
+def test_what_sensors_draw_follows_the_number_of_an_episode_wherever_it_is_played():
+    def frames(num_envs):
+        env = task_of("env.sensor=stereo").make(("front",), num_envs=num_envs, layouts=range(40, 46))
+        observations, infos = env.reset()
+        number, seen = list(infos["layout_seed"]), {}
+        for _ in range(9):
+            for index in range(num_envs):
+                seen.setdefault(number[index], []).append(observations["front"][index].copy())
+            observations, *_, infos = env.step(np.zeros((num_envs, 1), np.float32))
+            for index in np.flatnonzero(infos.get("_layout_seed", ())):
+                number[index] = int(infos["layout_seed"][index])
+        env.close()
+        return seen
+
+    alone, beside = frames(1), frames(2)
+    assert sorted(alone) == [40, 41, 42]
+    for episode, shown in alone.items():
+        np.testing.assert_array_equal(shown, beside[episode])
+
+
+def test_depth_that_a_method_draws_leaves_pictures_for_films():
+    task = task_of("env.render_depth=depth", "env.kwargs.image=false")
+    task.require(Ability.FILMS)
+    env = task.make(("depth", "joints"), num_envs=1, pictures=True)
+    assert set(np.unique(env.reset()[0]["depth"])) == {1.0, 5.0}
+    assert env.render()[0].shape == (32, 40, 3)
+    env.close()
+
+
+def test_a_blind_policy_of_a_task_that_draws_its_depth_draws_none(monkeypatch):
+    task = task_of("env.render_depth=depth", "env.kwargs.image=false")
+    assert task.cameras
+    monkeypatch.setattr(WhichSide, "depth", lambda self: pytest.fail("it is drawn"))
+    env = task.make(("joints",), num_envs=1)
+    env.reset()
+    env.step(np.zeros((1, 1), np.float32))
+    env.close()
+
+
 def test_actions_are_stretched_to_the_bounds_of_the_environment():
     taken = []
 
@@ -209,6 +248,8 @@ def test_features_and_memory_of_a_task_of_others(capsys, caplog):
         (["env.depth_keys=[joints]"], "env.depth_keys"),
         (["env.vectorize=asink"], "async"),
         (["env.near=0.1"], "env.far"),
+        (["env.near=2", "env.far=1"], "env.near, env.far"),
+        (["env.id=their_tasks:their/Counts-v0"], "unit='mm'"),
         (["encoder.cameras=[belly]"], "front"),
         (["algo.observations=[state]"], "joints"),
         (

@@ -89,5 +89,18 @@ class Batched(VectorEnv):
         return {key: np.stack([single[key] for single in observations]) for key in observations[0]}
 
 
+class Counts(WhichSide):
+    """The same in integers."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        depth = spaces.Box(0, 65535, (HEIGHT, WIDTH, 1), np.uint16)
+        self.observation_space = spaces.Dict({**self.observation_space, "front": depth})
+
+    def _observed(self):
+        return {**super()._observed(), "front": (1000 * self.depth()[..., None]).astype(np.uint16)}
+
+
 gym.register("their/WhichSide-v0", entry_point=WhichSide, max_episode_steps=20)
+gym.register("their/Counts-v0", entry_point=Counts)
 gym.register("their/Batched-v0", vector_entry_point=Batched)
