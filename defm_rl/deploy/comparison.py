@@ -51,7 +51,7 @@ class _Side:
 
 
 def compare(first: str | Path, second: str | Path, frames: Recording | None = None) -> list[Difference]:
-    """Holds two policies against each other, stage by stage, on the same frames.
+    """Compares two policies stage by stage, on the same frames.
 
     Args:
         first: A run's folder or an exported file.

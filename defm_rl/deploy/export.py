@@ -1,4 +1,4 @@
-"""`export`: a whole policy into one file, held against the policy it was made of before it is put in place."""
+"""`export`: a whole policy into one file, checked against the policy it was made of before it is put in place."""
 
 import copy
 import dataclasses
@@ -56,7 +56,7 @@ def export(
 ) -> Exported:
     """Writes a whole policy, depth in and actions out, into one file, and its contract beside it as YAML.
 
-    The file is held against the policy on frames of its task before it is put in place.
+    The file is checked against the policy on frames of its task before it is put in place.
 
     Args:
         policy: A run's folder; a model of Stable-Baselines3; a runner of RSL-RL, or a `DefmModel` with `env`.
@@ -153,7 +153,7 @@ def write(
 
 
 def check(whole: Exportable, run: "Run", frames: Recording) -> dict[str, Any]:
-    """Holds what runs a file against the policy, on frames in their order.
+    """Checks that what runs a file matches the policy, on frames in their order.
 
     Returns:
         How many frames there were, and the largest and mean difference of their actions; of choices, the share that

@@ -28,7 +28,7 @@ _LEAST_PIXELS = 4_000
 
 
 def share_count(pixels: int, threads: int) -> int:
-    """In how many shares a batch is encoded: one, which PyTorch's own threads work on, or a multiple of the threads.
+    """Number of shares to split a batch into: one, which PyTorch's own threads work on, or a multiple of the threads.
 
     Args:
         pixels: Of all images of the batch.
@@ -165,7 +165,7 @@ class Compiled:
 def _trace(function: Callable[[Tensor], Tensor], example: Tensor) -> Callable[[Tensor], Tensor]:
     """A frozen graph of the function for images of the example's size, any number of them; or the function itself.
 
-    The graph is held against the function on a batch of another size before it is trusted.
+    The graph is compared with the function on a batch of another size before it is used.
     """
     probe = torch.randn(3, *example.shape[1:], generator=torch.Generator().manual_seed(0)).to(example)
     with warnings.catch_warnings(), torch.no_grad(), torch.autocast("cpu", enabled=False):

@@ -47,7 +47,7 @@ def seeing_network(config: Config, policy: Seeing, encoder: DepthEncoder | None)
 
 
 def check_adaptation(run: Run, path: Path, network: nn.Module) -> None:
-    """Holds what a file declares against the network that a policy was trained with.
+    """Checks that a file is an adaptation of the network that a policy was trained with.
 
     Raises:
         ConfigError: Where it declares no parent, another parent, or other features.

@@ -206,7 +206,7 @@ def to_config(composed: Any) -> Config:
 
 
 def check_same_policy(run: Run, config: Config) -> None:
-    """Holds a configuration against the one of the run that goes on with it.
+    """Checks that a configuration describes the same policy as the run that goes on with it.
 
     Raises:
         ConfigError: Where it is that of another policy, or changes what only a beginning can have.
@@ -227,7 +227,7 @@ def check_same_policy(run: Run, config: Config) -> None:
 
 
 def verify_encoder(state: dict[str, Any], encoder: DepthEncoder | None) -> None:
-    """Holds the encoder that was loaded against the one that a checkpoint was trained with.
+    """Checks that the encoder that was loaded is the one that a checkpoint was trained with.
 
     Raises:
         ConfigError: Where the weights differ.

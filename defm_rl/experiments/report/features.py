@@ -50,7 +50,7 @@ def feature_gap(
     *,
     seed: int = 0,
 ) -> list[Gap]:
-    """Holds what simulated sensors, and recorded frames, do to features against the features of ideal frames.
+    """Compares what simulated sensors, and recorded frames, do to features with the features of ideal frames.
 
     Paired figures compare the same frames with and without the sensor's noise (latency and frame rate do not show in
     single frames). Figures of whole sets compare the second half of the scenes, seen by the camera, with the first

@@ -127,7 +127,7 @@ class Task(ABC, Generic[Env]):
         """
 
     def check(self, config: Config) -> None:
-        """Holds an experiment against what its task can do, before anything is begun.
+        """Checks that a task can do what an experiment asks of it, before anything is begun.
 
         Raises:
             ConfigError: Where they do not go together.
