@@ -15,7 +15,7 @@ make_venv = $(1)/bin/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m ven
 	exit 1; }
 
 .DEFAULT_GOAL := help
-.PHONY: help venv venv-isaaclab demo test test-all test-isaaclab check format bench clean
+.PHONY: help venv venv-isaaclab demo test test-slow test-isaaclab check format bench clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -34,11 +34,11 @@ venv-isaaclab: $(ISAACLAB_STAMP)  ## make the virtual environment with Isaac Lab
 demo: $(STAMP)  ## train and evaluate the quick start (minutes, no network needed)
 	$(BIN)/defm-rl train experiment=quickstart
 
-test: $(STAMP)  ## run the tests
+test: $(STAMP)  ## run the tests (minutes)
 	$(BIN)/python -m pytest
 
-test-all: $(STAMP)  ## run the tests, the slow ones included
-	$(BIN)/python -m pytest -m ''
+test-slow: $(STAMP)  ## run the tests that `make test` leaves out: exhaustive sweeps, large networks
+	$(BIN)/python -m pytest -m slow
 
 test-isaaclab: $(ISAACLAB_STAMP)  ## run the tests against Isaac Lab (an environment of its own, on the CPU, without Isaac Sim)
 	$(ISAACLAB_VENV)/bin/python -m pytest tests/isaaclab

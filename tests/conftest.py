@@ -1,6 +1,25 @@
-"""Puts this folder, with `fake_envs.py` and `documents.py`, on the import path of all tests."""
+"""Puts this folder, with `fake_envs.py` and `documents.py`, on the import path of all tests; sweeps."""
+
+from collections import Counter
 
 import pytest
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Of `@pytest.mark.sweep(n)`'s cases every n-th is for all runs of the tests; the others are slow.
+
+    An n that shares no factor with the lengths of the parameters' lists gives each of their values its turn.
+    """
+    cases: Counter[str] = Counter()
+    for item in items:
+        sweep = item.get_closest_marker("sweep")
+        if sweep is None:
+            continue
+        test = item.nodeid.partition("[")[0]
+        if cases[test] % sweep.args[0]:
+            item.add_marker(pytest.mark.slow)
+        cases[test] += 1
 
 
 @pytest.fixture

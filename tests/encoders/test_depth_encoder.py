@@ -109,6 +109,7 @@ def test_a_frozen_encoder_moves_with_its_policy():
     assert {tensor.dtype for tensor in encoder.net.buffers()} == {torch.float64}
 
 
+@pytest.mark.sweep(5)
 @pytest.mark.parametrize("trainable", ["none", "all"])
 @pytest.mark.parametrize(
     ("dtype", "tolerance"), [(torch.float16, 0.05), (torch.bfloat16, 0.2), (torch.float64, 1e-4)], ids=str
@@ -265,6 +266,7 @@ def test_features_are_those_of_the_network_on_normalized_depth(depth):
     torch.testing.assert_close(plainly(encoder, depth), torch.cat([out.maps["P4"].flatten(1), out.global_features], 1))
 
 
+@pytest.mark.sweep(5)
 @pytest.mark.parametrize("pool", ["mean", "columns", "grid", "spatial_softmax", "attention", "flatten"])
 @pytest.mark.parametrize("bifpn", [True, False])
 @pytest.mark.parametrize("name", [SMALL, "defm_vit_s14"])
@@ -282,6 +284,7 @@ def test_a_grid_that_divides_the_map_averages_its_cells(depth):
     torch.testing.assert_close(encoder(depth), expected)
 
 
+@pytest.mark.sweep(3)
 @pytest.mark.parametrize("image_size", [None, (40, 72)])
 @pytest.mark.parametrize("grid", [(2, 4), (5, 9), (7, 20), (1, 1)])
 def test_a_grid_is_adaptive_pooling_whether_or_not_the_image_size_is_known(depth, grid, image_size):
@@ -293,6 +296,7 @@ def test_a_grid_is_adaptive_pooling_whether_or_not_the_image_size_is_known(depth
     torch.testing.assert_close(encoder(other), nn.functional.adaptive_avg_pool2d(cells, grid).flatten(1))
 
 
+@pytest.mark.sweep(5)
 @pytest.mark.parametrize("image_size", [None, (40, 72)])
 @pytest.mark.parametrize("pool", ["grid", "spatial_softmax", "attention"])
 def test_an_encoder_with_its_pool_exports_and_compiles(depth, pool, image_size):
@@ -387,6 +391,7 @@ def test_settings_that_cannot_be_are_refused_with_what_can(kwargs, message):
 # The fast way.
 
 
+@pytest.mark.sweep(2)
 @pytest.mark.parametrize("name", [SMALL, "defm_regnet_y_400mf", "defm_vit_s14"])
 def test_the_fast_way_gives_the_same_features_for_any_batch(name):
     encoder = make(encoder=name)
@@ -450,6 +455,7 @@ def test_the_fast_way_follows_changes_of_the_weights(depth, name, change):
     torch.testing.assert_close(encoder.encode(depth), plainly(encoder, depth), rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.sweep(3)
 @pytest.mark.parametrize(("precision", "tolerance"), [("bfloat16", 0.03), ("float16", 0.004)])
 @pytest.mark.parametrize("way", ["auto", "off"])
 def test_a_reduced_precision_changes_features_by_its_rounding_only(depth, precision, tolerance, way):

@@ -146,6 +146,7 @@ HELD = {
 }
 
 
+@pytest.mark.sweep(4)
 @pytest.mark.parametrize("kind", HELD)
 def test_a_network_inside_the_policy_is_adapted_too(kind, tmp_path):
     overrides = [x for x in SMALL if "rsl" not in kind or not x.startswith(("algo.n_steps", "algo.batch", "algo.n_ep"))]

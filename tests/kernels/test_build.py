@@ -41,14 +41,19 @@ def needs_compiler() -> None:
         pytest.skip("no C++ compiler")
 
 
-def test_what_was_built_is_kept(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("program", "built"),
+    [(NORMALIZE, ["depth"]), pytest.param(ENCODE, ["cpu", "depth"], marks=pytest.mark.slow)],
+    ids=["normalize", "encode"],
+)
+def test_what_was_built_is_kept(tmp_path: Path, program: str, built: list[str]) -> None:
     needs_compiler()
-    output = run("-c", ENCODE, XDG_CACHE_HOME=str(tmp_path))
-    assert "Building cpu.cpp for this processor took" in output
-    assert "Building depth.cpp for this processor took" in output
+    output = run("-c", program, XDG_CACHE_HOME=str(tmp_path))
+    for name in built:
+        assert f"Building {name}.cpp for this processor took" in output
     assert "available: True" in output
-    assert sorted(path.name.split("-")[0] for path in (tmp_path / "defm_rl").iterdir()) == ["cpu", "depth"]
-    output = run("-c", ENCODE, XDG_CACHE_HOME=str(tmp_path), CXX="/missing")
+    assert sorted(path.name.split("-")[0] for path in (tmp_path / "defm_rl").iterdir()) == built
+    output = run("-c", program, XDG_CACHE_HOME=str(tmp_path), CXX="/missing")
     assert "Building" not in output
     assert "available: True" in output
 
@@ -69,7 +74,7 @@ def test_what_cannot_be_loaded_is_built_again(tmp_path: Path) -> None:
     assert "available: True" in run("-c", NORMALIZE, XDG_CACHE_HOME=str(tmp_path), CXX="c++ -O2")
 
 
-@pytest.mark.parametrize("lines", [["echo no >&2", "exit 1"], BREAKS])
+@pytest.mark.parametrize("lines", [["echo no >&2", "exit 1"], pytest.param(BREAKS, marks=pytest.mark.slow)])
 def test_a_failure_is_remembered_until_its_file_or_the_compiler_is_another(tmp_path: Path, lines: list[str]) -> None:
     needs_compiler()
     log = f'[ "$1" = --version ] && cat {tmp_path}/version && exit; echo "$@" >> {tmp_path}/calls'
@@ -114,28 +119,32 @@ os.kill(child, 9)
     run("-c", code, str(tmp_path))
 
 
+@pytest.fixture(params=["normalize", pytest.param("both", marks=pytest.mark.slow)])
+def programs(request: pytest.FixtureRequest) -> list[str]:
+    """What meets a failure, in one process: the normalization alone, or the encoder's operations too."""
+    return [NORMALIZE] if request.param == "normalize" else [NORMALIZE, ENCODE]
+
+
 class TestWherePytorchsOperationsDoTheWork:
     def test_without_a_compiler(self, tmp_path: Path) -> None:
-        assert_refused("would be faster with a C++ compiler", tmp_path, CXX="/missing")
+        assert_refused("would be faster with a C++ compiler", [NORMALIZE, ENCODE], tmp_path, CXX="/missing")
 
-    def test_with_a_compiler_that_fails(self, tmp_path: Path) -> None:
+    def test_with_a_compiler_that_fails(self, tmp_path: Path, programs: list[str]) -> None:
         compiler = script(tmp_path / "c++", "printf 'no such header \\351' >&2", "exit 1")
-        assert_refused("PyTorch's operations take its place: no such header", tmp_path, CXX=compiler)
+        assert_refused("PyTorch's operations take its place: no such header", programs, tmp_path, CXX=compiler)
 
-    def test_with_a_file_where_the_cache_should_be(self, tmp_path: Path) -> None:
+    def test_with_a_file_where_the_cache_should_be(self, tmp_path: Path, programs: list[str]) -> None:
         (tmp_path / "defm_rl").write_text("")
-        assert_refused("PyTorch's operations take its place", tmp_path)
+        assert_refused("PyTorch's operations take its place", programs, tmp_path)
 
-    def test_with_a_library_that_cannot_be_loaded(self, tmp_path: Path) -> None:
+    def test_with_a_library_that_cannot_be_loaded(self, tmp_path: Path, programs: list[str]) -> None:
         compiler = script(tmp_path / "c++", *BREAKS)
-        assert_refused("PyTorch's operations take its place", tmp_path, CXX=compiler)
+        assert_refused("PyTorch's operations take its place", programs, tmp_path, CXX=compiler)
 
 
-def assert_refused(message: str, cache: Path, **variables: str) -> None:
-    for program in (NORMALIZE, ENCODE):
-        output = run("-c", program, XDG_CACHE_HOME=str(cache), **variables)
-        assert message in output
-        assert "available: False" in output
+def assert_refused(message: str, programs: list[str], cache: Path, **variables: str) -> None:
+    output = run("-c", "".join(programs), XDG_CACHE_HOME=str(cache), **variables)
+    assert output.count(message) == output.count("available: False") == len(programs)
 
 
 def script(path: Path, *lines: str) -> str:

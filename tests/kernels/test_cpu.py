@@ -46,6 +46,7 @@ def threads_set_to(number: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+@pytest.mark.sweep(5)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format])
 @pytest.mark.parametrize("threads", [1, 2])
@@ -74,6 +75,7 @@ def test_a_mean_that_is_large_beside_the_deviation_costs_no_more_digits_than_in_
     assert ours <= 2.0 * pytorchs
 
 
+@pytest.mark.sweep(5)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_squeeze_and_excitation(shape: tuple[int, ...], activation: str) -> None:
@@ -89,6 +91,7 @@ def test_squeeze_and_excitation(shape: tuple[int, ...], activation: str) -> None
     torch.testing.assert_close(x.double(), expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.sweep(9)
 @pytest.mark.parametrize(("width", "side"), [(1, 3), (1, 5), (8, 3), (16, 3), (24, 3), (12, 3), (8, 5)])
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("size", [(1, 1), (2, 2), (3, 6), (9, 15), (120, 128)], ids=str)
@@ -106,6 +109,7 @@ def test_grouped_convolution(
     torch.testing.assert_close(out.double(), expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.sweep(13)
 @pytest.mark.parametrize("side", [1, 3, 7])
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("size", [(1, 1), (5, 9), (33, 20)], ids=str)
@@ -135,6 +139,7 @@ def test_rounding_to_bfloat16_is_pytorchs(value: float) -> None:
     torch.testing.assert_close(out[0, 0, 0, 0], 0.875 * torch.tensor(value).bfloat16().float(), equal_nan=True)
 
 
+@pytest.mark.sweep(11)
 @pytest.mark.parametrize("size", [(1, 1), (1, 7), (2, 2), (2, 3), (5, 3), (3, 4), (7, 9), (32, 21)], ids=str)
 @pytest.mark.parametrize("channels", [(32, 32), (64, 96), (160, 32)], ids=str)
 @pytest.mark.parametrize("images", [1, 5, 41])  # fewer than are multiplied at once, and more than are in work together
@@ -150,6 +155,7 @@ def test_3x3_convolution(size: tuple[int, int], channels: tuple[int, int], image
             assert_convolved(out, x, weight, added, 1)
 
 
+@pytest.mark.sweep(3)
 @pytest.mark.parametrize("size", [(1, 7), (2, 2), (5, 3), (3, 4), (7, 9)], ids=str)
 @pytest.mark.parametrize("images", [1, 41])
 def test_3x3_convolution_of_bfloat16(size: tuple[int, int], images: int) -> None:
@@ -310,11 +316,12 @@ def test_encoders_multiply_bfloat16_where_the_processor_does() -> None:
         assert {weight.dtype for weight in packed} == {torch.bfloat16}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("capability", ["avx2", "default"])
 def test_every_set_of_instructions(capability: str, tmp_path: Path) -> None:
     needs_compiler()
     tests = "test_group_normalization or test_squeeze_and_excitation or convolution or rounding"
-    command = ["-m", "pytest", "-q", "-p", "no:cacheprovider", __file__, "-k", tests]
+    command = ["-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "", __file__, "-k", tests]
     output = run(*command, ATEN_CPU_CAPABILITY=capability, XDG_CACHE_HOME=str(tmp_path))
     assert "skipped" not in output
     assert len(list(tmp_path.glob("defm_rl/cpu-*.so"))) == 1

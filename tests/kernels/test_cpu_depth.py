@@ -26,6 +26,7 @@ def depth_of(*shape: int, farthest: float = 20.0) -> Tensor:
     return depth
 
 
+@pytest.mark.sweep(7)
 # Rows that fill vectors and that do not, fewer pixels than a vector; growing, shrinking, to one pixel, of one pixel.
 @pytest.mark.parametrize(
     ("shape", "size"),
@@ -84,6 +85,7 @@ def test_logarithms_are_right_to_the_last_digits() -> None:
     assert (first - exact).abs().max() < 8e-7
 
 
+@pytest.mark.sweep(5)
 @pytest.mark.parametrize("size", [1, 2, 7, 64, 96, 240])
 @pytest.mark.parametrize("resized", [1, 3, 14, 20, 64, 100, 224])
 def test_pixels_are_made_of_those_that_pytorch_takes(size: int, resized: int) -> None:
@@ -125,7 +127,7 @@ def test_depth_without_pixels_is_pytorchs_too() -> None:
 def test_every_set_of_instructions(capability: str, tmp_path: Path) -> None:
     tests = [str(TESTS / "test_depth.py"), __file__, "-k", "not every_set and not PyTorch"]
     output = run(
-        *("-m", "pytest", "-q", "-p", "no:cacheprovider", *tests),
+        *("-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "", *tests),
         ATEN_CPU_CAPABILITY=capability,
         XDG_CACHE_HOME=str(tmp_path),
     )

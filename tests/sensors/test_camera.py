@@ -78,6 +78,7 @@ def test_an_environment_over_time_does_not_depend_on_the_others(name):
         torch.testing.assert_close(some(depth[k, 3:4], torch.tensor([3]))[0], expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.sweep(5)
 @pytest.mark.parametrize("name", SENSORS)
 @pytest.mark.parametrize("size", [(48, 96), (17, 23)])
 def test_an_episode_of_the_same_number_is_seen_alike_wherever_and_whenever_it_is_played(name, size):
@@ -218,6 +219,7 @@ def test_the_three_autoreset_modes_show_the_same_frames():
                 np.testing.assert_array_equal(x, y)
 
 
+@pytest.mark.sweep(4)
 @pytest.mark.parametrize("mode", list(AutoresetMode))
 @pytest.mark.parametrize("sensor", ["realsense_parkour", "zedx", "stereo_ladder"])
 def test_a_numbered_layout_is_seen_alike_in_every_environment_order_and_autoreset_mode(sensor, mode):

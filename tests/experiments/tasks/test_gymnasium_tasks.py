@@ -183,7 +183,7 @@ def test_a_z_buffer_becomes_the_depth_it_was_made_from():
     assert ZBuffer(near, far).metres(torch.ones(1)) == 0.0  # nothing was hit
 
 
-@pytest.mark.parametrize("algo", ["ppo", "rsl_ppo"])
+@pytest.mark.parametrize("algo", ["ppo", pytest.param("rsl_ppo", marks=pytest.mark.slow)])
 def test_a_task_of_others_is_trained_resumed_evaluated_and_reported(algo, capsys):
     settings = (
         SHORT
