@@ -1,7 +1,7 @@
 """Vision transformers in the layout of DINOv2 (Oquab et al. 2023, arXiv 2304.07193) with SwiGLU feed-forward layers."""
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -151,18 +151,66 @@ class VisionTransformer(Encoder):
         wants_global, levels = self._selected(features)
         self._check_size(x, "Resize with normalize_depth(..., multiple_of=14).")
 
-        patches = self.patch_embed(x)
-        rows, columns = (int(side) for side in patches.shape[-2:])
-        tokens = torch.cat((self.cls_token.expand(x.shape[0], -1, -1), patches.flatten(2).transpose(1, 2)), dim=1)
-        tokens = tokens + positions(self.pos_embed, rows, columns)
+        tokens, grid = self._embed(x)
         for chunk in self.blocks:
             tokens = chunk(tokens)
 
         global_features = self.norm(tokens[:, 0]) if wants_global else None
         maps = {}
         if levels:
-            maps["P14"] = self.norm(tokens[:, 1:]).transpose(1, 2).unflatten(2, (rows, columns))
+            maps["P14"] = _as_map(self.norm(tokens[:, 1:]), grid)
         return EncoderOutput(global_features, maps)
+
+    def get_intermediate_layers(
+        self,
+        x: Tensor,
+        n: int | Sequence[int] = 1,
+        reshape: bool = False,
+        return_class_token: bool = False,
+        norm: bool = True,
+    ) -> tuple[Tensor, ...] | tuple[tuple[Tensor, Tensor], ...]:
+        """What blocks give, under the name and with the arguments that it has in DINOv2 and in the package `defm`.
+
+        Args:
+            x: (B, 3, H, W), from `normalize_depth`; height and width multiples of 14.
+            n: That many last blocks; or the blocks themselves, counted from 0.
+            reshape: Patch tokens as maps (B, C, H / 14, W / 14) in place of (B, N, C).
+            return_class_token: Also give each block's class token, (B, C).
+            norm: Pass the tokens through the network's last normalization, which was trained for the last block.
+
+        Returns:
+            The patch tokens of each block in the order in which blocks run, or pairs of patch tokens and class token.
+
+        Raises:
+            ValueError: There are no such blocks, one is asked for twice, or the size is no multiple of 14.
+        """
+        self._check_size(x, "Resize with normalize_depth(..., multiple_of=14).")
+        blocks = [block for chunk in self.blocks for block in chunk.children()]
+        wanted = range(len(blocks) - n, len(blocks)) if isinstance(n, int) else list(n)
+        if not wanted or len(set(wanted)) < len(wanted) or not set(wanted) <= set(range(len(blocks))):
+            raise ValueError(
+                f"n must be a number of blocks from 1 to {len(blocks)}, or a list of blocks from 0 to "
+                f"{len(blocks) - 1}, each once; got {n!r}."
+            )
+        tokens, grid = self._embed(x)
+        taken = []
+        for i, block in enumerate(blocks[: max(wanted) + 1]):
+            tokens = block(tokens)
+            if i in wanted:
+                taken.append(self.norm(tokens) if norm else tokens)
+        patches = [_as_map(out[:, 1:], grid) if reshape else out[:, 1:] for out in taken]
+        return (
+            tuple((p, out[:, 0]) for p, out in zip(patches, taken, strict=True))
+            if return_class_token
+            else tuple(patches)
+        )
+
+    def _embed(self, x: Tensor) -> tuple[Tensor, tuple[int, int]]:
+        """Tokens (B, 1 + rows * columns, C) of images, the class token first, and the rows and columns of patches."""
+        patches = self.patch_embed(x)
+        rows, columns = (int(side) for side in patches.shape[-2:])
+        tokens = torch.cat((self.cls_token.expand(x.shape[0], -1, -1), patches.flatten(2).transpose(1, 2)), dim=1)
+        return tokens + positions(self.pos_embed, rows, columns), (rows, columns)
 
     def stage_prefixes(self) -> dict[str, tuple[str, ...]]:
         """The stages from input to output; each parameter's name starts with exactly one of all the prefixes."""
@@ -179,6 +227,11 @@ class VisionTransformer(Encoder):
                 nn.init.kaiming_normal_(layer.weight, nonlinearity="linear")
                 if layer.bias is not None:
                     nn.init.zeros_(layer.bias)
+
+
+def _as_map(patches: Tensor, grid: tuple[int, int]) -> Tensor:
+    """(B, rows * columns, C) to (B, C, rows, columns)."""
+    return patches.transpose(1, 2).unflatten(2, grid)
 
 
 def positions(pos_embed: Tensor, rows: int, columns: int) -> Tensor:

@@ -172,7 +172,7 @@ def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:
 
 def _from_hub(file: str, revision: str | None, cache_dir: str | os.PathLike[str] | None) -> Path:
     """The file's path in the Hub's cache, after downloading it where need be."""
-    from huggingface_hub import constants, get_hf_file_metadata, hf_hub_download, hf_hub_url
+    from huggingface_hub import constants, get_hf_file_metadata, hf_hub_download, hf_hub_url, try_to_load_from_cache
     from huggingface_hub.errors import (
         EntryNotFoundError,
         LocalEntryNotFoundError,
@@ -186,7 +186,11 @@ def _from_hub(file: str, revision: str | None, cache_dir: str | os.PathLike[str]
         # Asked first and once: without a network the download would try for half a minute, behind a silent firewall
         # for several, before it says so.
         get_hf_file_metadata(url, timeout=constants.HF_HUB_ETAG_TIMEOUT)
-        return Path(hf_hub_download(REPOSITORY, file, revision=revision, cache_dir=cache))
+        held = try_to_load_from_cache(REPOSITORY, file, cache_dir=cache, revision=revision)
+        got = hf_hub_download(REPOSITORY, file, revision=revision, cache_dir=cache)
+        if got != held:
+            _count_download(revision, cache)
+        return Path(got)
     except Exception as error:  # of requests, httpx or httpx2, as huggingface_hub's version has it
         reason = error
     try:
@@ -209,6 +213,16 @@ def _from_hub(file: str, revision: str | None, cache_dir: str | os.PathLike[str]
         f"not in the cache {cache or constants.HF_HUB_CACHE}. Where there is a network, get it by `{command}` or from "
         f"{url}, and pass its path: weights='/path/to/{file}'. weights='random' needs no file, but knows nothing."
     ) from reason
+
+
+def _count_download(revision: str | None, cache: Path | None) -> None:
+    """Fetch the repository's config.json, by which the Hub counts downloads: the authors are to see theirs."""
+    from huggingface_hub import hf_hub_download
+
+    try:
+        hf_hub_download(REPOSITORY, "config.json", revision=revision, cache_dir=cache)
+    except Exception as error:  # nothing here needs it
+        logger.debug("The Hub did not give config.json: %s", first_line(error))
 
 
 def first_line(error: BaseException) -> str:

@@ -103,6 +103,14 @@ class TestHub:
         assert load_encoder(NAME).provenance == info
         assert hub.downloads == 1
 
+    def test_a_download_is_counted_once(self, hub: HubServer) -> None:
+        hub.files["config.json"] = b"{}"
+        for _ in range(2):
+            load_encoder(NAME)
+        fetched = f"GET /{REPOSITORY}/resolve/main/config.json"
+        assert hub.requests.count(fetched) == 1
+        assert sum("config.json" in request for request in hub.requests) == 2, "one look-up, one download"
+
     def test_cache_and_revision_are_selectable(self, hub: HubServer, tmp_path: Path) -> None:
         info = load_encoder(NAME, revision=COMMIT, cache_dir=tmp_path / "elsewhere").provenance
         assert info.path is not None
