@@ -4,10 +4,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 ISAACLAB_VENV := .venv-isaaclab
+MJLAB_VENV := .venv-mjlab
 BENCH_VENV := .venv-bench
 BENCH_STAMP := $(BENCH_VENV)/.installed
 ISAACLAB_STAMP := $(ISAACLAB_VENV)/.installed
-ISAACLAB_NEEDS := tests/isaaclab/requirements.txt tests/isaaclab/requirements-no-deps.txt
+MJLAB_STAMP := $(MJLAB_VENV)/.installed
 
 # Without ensurepip, which Debian packs separately, venv leaves an environment that has no pip behind.
 make_venv = $(1)/bin/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv $(1) || { \
@@ -15,7 +16,7 @@ make_venv = $(1)/bin/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m ven
 	exit 1; }
 
 .DEFAULT_GOAL := help
-.PHONY: help venv venv-isaaclab demo test test-slow test-isaaclab check format bench clean
+.PHONY: help venv venv-isaaclab venv-mjlab demo test test-slow test-isaaclab test-mjlab check format bench clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -31,6 +32,8 @@ $(STAMP): pyproject.toml constraints.txt
 
 venv-isaaclab: $(ISAACLAB_STAMP)  ## make the virtual environment with Isaac Lab (CPU, without Isaac Sim)
 
+venv-mjlab: $(MJLAB_STAMP)  ## make the virtual environment with mjlab (CPU)
+
 demo: $(STAMP)  ## train and evaluate the quick start (minutes, no network needed)
 	$(BIN)/defm-rl train experiment=quickstart
 
@@ -43,12 +46,16 @@ test-slow: $(STAMP)  ## run the tests that `make test` leaves out: exhaustive sw
 test-isaaclab: $(ISAACLAB_STAMP)  ## run the tests against Isaac Lab (an environment of its own, on the CPU, without Isaac Sim)
 	$(ISAACLAB_VENV)/bin/python -m pytest tests/isaaclab
 
-# Isaac Lab's pins differ from ours. Its Warp kernels are compiled once and kept in ~/.cache/warp (or WARP_CACHE_PATH).
-$(ISAACLAB_STAMP): pyproject.toml $(ISAACLAB_NEEDS)
-	@$(call make_venv,$(ISAACLAB_VENV))
-	$(ISAACLAB_VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r tests/isaaclab/requirements.txt
-	$(ISAACLAB_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --ignore-requires-python \
-		-r tests/isaaclab/requirements-no-deps.txt -e .
+test-mjlab: $(MJLAB_STAMP)  ## run the tests against mjlab (an environment of its own, on the CPU)
+	$(MJLAB_VENV)/bin/python -m pytest tests/mjlab
+
+# The simulators' pins differ from ours, and from each other's. Their Warp kernels are compiled once and kept in
+# ~/.cache/warp (or WARP_CACHE_PATH).
+$(ISAACLAB_STAMP) $(MJLAB_STAMP): .venv-%/.installed: pyproject.toml tests/%/requirements.txt tests/%/requirements-no-deps.txt
+	@$(call make_venv,.venv-$*)
+	.venv-$*/bin/python -m pip install --quiet --disable-pip-version-check -r tests/$*/requirements.txt
+	.venv-$*/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --ignore-requires-python \
+		-r tests/$*/requirements-no-deps.txt -e .
 	@touch $@
 
 check: $(STAMP)  ## formatting, lint, types, import layers
@@ -75,4 +82,4 @@ $(BENCH_STAMP): $(STAMP) benchmarks/requirements.txt
 	@touch $@
 
 clean:  ## remove the virtual environment and caches
-	rm -rf $(VENV) $(ISAACLAB_VENV) $(BENCH_VENV) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache build *.egg-info
+	rm -rf $(VENV) $(ISAACLAB_VENV) $(MJLAB_VENV) $(BENCH_VENV) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache build *.egg-info

@@ -33,7 +33,7 @@ def main() -> None:
         start = time.perf_counter()
         encoder.encode(depth)
         middle = time.perf_counter()
-        encoded.features()
+        encoded.features(repeat)
         end = time.perf_counter()
         if repeat >= 10:
             encoder_ms.append((middle - start) * 1e3)

@@ -274,6 +274,10 @@ def _adapted(
 
 def _films(arm: Arm, content: dict[str, Any], chosen: Settings, problems: list[str]) -> list[clips.Clip]:
     """Of an arm's first run, behind the sensor of its training and the one with which it loses most."""
+    lack = make_task(arm.config.env).lacks.get(Ability.FILMS)
+    if lack is not None:
+        _logger.info("No clips of %s: %s", arm.name, lack)
+        return []
     by_sensor = next(policy for policy in content["policies"] if policy["name"] == arm.name)["by_sensor"]
     drops = {name: drop["value"] for name, seen in by_sensor.items() if (drop := seen["drop"]) and drop["value"] > 0}
     worst = max(drops, key=lambda name: drops[name], default=arm.trained_with)

@@ -34,7 +34,7 @@ def exportable_run(folder: Path) -> tuple[Exportable, Facts]:
     with threads_put_back():
         config, policy, encoder = load(run)
     task = make_task(config.env)
-    task.require(Ability.FRAMES)
+    task.require(Ability.EXPORT)
     if encoder is not None:
         encoder.precision = "float32"  # what the file computes in, and is held against
     keys = policy_keys(config.encoder, config.algo)
@@ -81,7 +81,7 @@ def _described(
 
 def _facts(run: Run, config: Config, task: Task[Any], env: VectorEnv[Any, Any, Any]) -> Facts:
     sensor = make_sensor(task.sensor)
-    unwrapped: Any = env.unwrapped  # the frames that were asked of the task say that it is one of ours
+    unwrapped: Any = env.unwrapped  # a task whose runs can be exported is one of ours
     described, commands = unwrapped.entries, unwrapped.commands
     seen = policy_keys(config.encoder, config.algo)
     return Facts(

@@ -101,6 +101,43 @@ class IsaaclabNavigationEnvConfig(EnvConfig):
     depth_size: tuple[int, int] = (48, 96)  # height and width of the depth image, pixels
     device: str = "auto"  # of the simulation: cpu, cuda:0, ..., or auto: a GPU where there is one
     max_episode_steps: int = 60  # of 0.2 s
+    sensor: str = "ideal"  # the depth camera that policies see with, in training and evaluation; docs/sensors.md
+
+
+@dataclass
+class MjlabEnvConfig(EnvConfig):
+    """A task of mjlab with a depth camera, see `defm_rl.envs.mjlab.tasks`."""
+
+    simulator: ClassVar[str] = "mjlab"
+
+    num_envs: int = 64
+    depth_size: tuple[int, int] = (48, 80)  # height and width of the depth image, pixels
+    device: str = "auto"  # of the simulation: cpu, cuda:0, ..., or auto: a GPU where there is one
+    max_episode_steps: int = 1000  # of 0.02 s
+    max_action: float = 3.0  # actions are from minus this to this; mjlab scales them for each joint
+    sensor: str = "ideal"  # the depth camera that policies see with, in training and evaluation; docs/sensors.md
+
+
+@dataclass
+class MjlabLiftEnvConfig(MjlabEnvConfig):
+    """A YAM arm lifts a cube that its wrist camera sees."""
+
+    id: str = "defm_rl/Mjlab-Lift-Cube-Yam"
+    depth_size: tuple[int, int] = (64, 64)
+
+
+@dataclass
+class MjlabGo1EnvConfig(MjlabEnvConfig):
+    """Unitree's Go1 tracks velocities over rough terrain that it sees."""
+
+    id: str = "defm_rl/Mjlab-Velocity-Rough-Unitree-Go1"
+
+
+@dataclass
+class MjlabG1EnvConfig(MjlabEnvConfig):
+    """Unitree's G1 tracks velocities over rough terrain that it sees."""
+
+    id: str = "defm_rl/Mjlab-Velocity-Rough-Unitree-G1"
 
 
 @dataclass
@@ -290,6 +327,9 @@ _SCHEMAS: dict[str, tuple[type, ...]] = {
         LocomotionEnvConfig,
         ManipulationEnvConfig,
         IsaaclabNavigationEnvConfig,
+        MjlabLiftEnvConfig,
+        MjlabGo1EnvConfig,
+        MjlabG1EnvConfig,
         GymnasiumEnvConfig,
     ),
     "encoder": (EncoderConfig,),

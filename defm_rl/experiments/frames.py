@@ -13,6 +13,7 @@ from defm_rl.experiments.config import Config, ConfigError
 from defm_rl.experiments.episodes import Policy
 from defm_rl.experiments.progress import progress_bar
 from defm_rl.experiments.tasks import IDEAL, Ability, make_task
+from defm_rl.observations import as_array
 
 DRIVERS = ("both", "policy", "random")
 _NOISE = 0.6  # of half the actions' range, on the policy's actions
@@ -51,7 +52,7 @@ class _Recorder(VectorWrapper):
 
     def _keep(self, observations: dict[str, NDArray[Any]]) -> None:
         for view, camera in enumerate(self._cameras):
-            self.depth.append(observations[camera][:, 0].astype(np.float16))
+            self.depth.append(as_array(observations[camera])[:, 0].astype(np.float16))
             self.scenes.append(self._episode)
             self.views.append(np.full(self.num_envs, view))
 

@@ -11,7 +11,7 @@ from typing import Any
 _PACKAGES = (
     *("defm-rl", "torch", "numpy", "mujoco", "gymnasium"),
     *("stable-baselines3", "sb3-contrib", "rsl-rl-lib", "hydra-core"),
-    *("isaaclab", "newton", "warp-lang"),
+    *("isaaclab", "newton", "mjlab", "mujoco-warp", "warp-lang"),
 )
 
 

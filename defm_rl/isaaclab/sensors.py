@@ -7,10 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from defm_rl.depth import DepthFormat, DepthScaleMonitor, Unit
-from defm_rl.names import hint
-
-_FLOAT32 = torch.finfo(torch.float32)
+from defm_rl.terms.cameras import SceneCamera
 
 KNOWN_VERSIONS = ("2.3", "3.0")
 """The versions of Isaac Lab whose sensors `DepthCamera` knows."""
@@ -22,57 +19,22 @@ RAY_LENGTH = "distance_to_camera"
 """The data type that is the distance to the camera, which a pinhole camera's depth follows from."""
 
 
-class DepthCamera:
-    """A camera of a scene as metric depth, in which whatever is not a measurement is 0.
+class DepthCamera(SceneCamera):
+    """A camera of an Isaac Lab scene as metric depth, in which whatever is not a measurement is 0; see `SceneCamera`.
 
     Isaac Lab's cameras differ in what they write where nothing is hit: Newton's renderer 0, RTX infinity, the ray
     casters infinity or NaN, and each of them its range where `depth_clipping_behavior` is "max". The container
-    differs, too: 2.3 hands out tensors, 3.0 a `ProxyArray`. Both are buffers that the sensor uses again, and are never
-    written to here.
+    differs, too: 2.3 hands out tensors, 3.0 a `ProxyArray`. Newton's renderer has no near clip: `min_depth_m` is one.
 
-    Args:
-        sensors: The scene's sensors by name, `env.scene.sensors`.
-        name: Which of them.
-        data_type: Which of its images: "depth", "distance_to_image_plane" or "distance_to_camera" (pinhole cameras
-            only); "auto" for the first of these that it gives.
-        min_depth_m: What is nearer counts as not measured. Newton's renderer, for one, has no near clip.
-        max_depth_m: What is farther counts as not measured.
-        unit: "m", "mm", or the metres of one count, for a sensor of one's own that gives something else.
-        where: The configuration key that errors name, such as "observations.policy.depth.params".
-
-    Attributes:
-        data_type: The data type that is read.
-
-    Raises:
-        ValueError: Where there is no such sensor, it gives no depth, or the unit is none.
+    `data_type` is "depth", "distance_to_image_plane" or "distance_to_camera" (pinhole cameras only); "auto" for the
+    first of these that the sensor gives.
     """
 
-    def __init__(
-        self,
-        sensors: Mapping[str, Any],
-        name: str,
-        *,
-        data_type: str = "auto",
-        min_depth_m: float = 0.0,
-        max_depth_m: float = math.inf,
-        unit: Unit = "m",
-        where: str = "params",
-    ) -> None:
-        if name not in sensors:
-            raise ValueError(f"{where}.sensor: the scene has no sensor {name!r}{hint(name, sensors)}.")
-        self._sensor = sensors[name]
-        self.data_type = _choose_data_type(self._sensor, name, data_type, where)
-        if not 0 <= min_depth_m < max_depth_m:
-            raise ValueError(
-                f"{where}: min_depth_m and max_depth_m must be 0 <= min < max, got {min_depth_m} and {max_depth_m}."
-            )
-        self._near_m, self._far_m = max(min_depth_m, _FLOAT32.tiny), min(max_depth_m, _FLOAT32.max)
-        try:
-            self._format = DepthFormat(unit)
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"{where}.unit: {error}.") from error
-        self._monitor = DepthScaleMonitor(depth_format=self._format, camera=name)
-        self._cap_m = min(_cap_m(self._sensor.cfg), _FLOAT32.max)
+    def __init__(self, sensors: Mapping[str, Any], name: str, **settings: Any) -> None:
+        super().__init__(sensors, name, **settings)
+        self._cap_m = min(_cap_m(self._sensor.cfg), torch.finfo(torch.float32).max)
+        if self.data_type != RAY_LENGTH:
+            self._far_m = min(self._far_m, self._cap_m)
 
     @property
     def image_size(self) -> tuple[int, int]:
@@ -80,20 +42,17 @@ class DepthCamera:
         height, width = self._sensor.image_shape
         return int(height), int(width)
 
-    def read(self) -> Tensor:
-        """The images of all environments: (N, H, W) float32, metres along the optical axis, a tensor of its own.
+    def _choose_data_type(self, name: str, asked: str, where: str) -> str:
+        return _choose_data_type(self._sensor, name, asked, where)
 
-        Warns:
-            ScaleWarning: They do not look like metres, see `DepthScaleMonitor`.
-        """
-        depth = self._format.metres(as_torch(self._sensor.data.output[self.data_type])[..., 0])
-        self._monitor.update(depth)
-        far_m = min(self._far_m, self._cap_m)
-        if self.data_type == RAY_LENGTH:
-            # The cap is the ray's, the limits are the depth's.
-            depth = torch.where(depth <= self._cap_m, depth, 0.0) * self._depth_per_ray_length()
-            far_m = self._far_m
-        return torch.where((depth >= self._near_m) & (depth <= far_m), depth, 0.0)  # false for NaN
+    def _image(self) -> Tensor:
+        return as_torch(self._sensor.data.output[self.data_type])[..., 0]
+
+    def _along_axis(self, metres: Tensor) -> Tensor:
+        if self.data_type != RAY_LENGTH:
+            return metres
+        # The cap is the ray's, the limits are the depth's.
+        return torch.where(metres <= self._cap_m, metres, 0.0) * self._depth_per_ray_length()
 
     def _depth_per_ray_length(self) -> Tensor:
         """The cosine of each pixel's ray to the optical axis, (N, H, W)."""

@@ -1,206 +1,45 @@
 """Observation terms and events for Isaac Lab's manager-based tasks, and the same for its direct ones."""
 
-import dataclasses
-import inspect
-import math
-from collections.abc import Sequence
 from typing import Any
 
 from isaaclab.managers import EventTermCfg, ManagerTermBase, ObservationGroupCfg, ObservationTermCfg
 from torch import Tensor
 
-from defm_rl.depth import Unit, normalize_channels
-from defm_rl.isaaclab.sharing import CameraSettings, Delay, EncoderSettings, SharedDepth
-from defm_rl.names import hint
+from defm_rl.isaaclab.sensors import DepthCamera
+from defm_rl.terms.sharing import SharedDepth, changed_images
+from defm_rl.terms.terms import (
+    DepthTerm,
+    FeaturesTerm,
+    TermConfigs,
+    make_delay,
+    settings_of,
+    step_of,
+    with_defaults,
+)
 
-_CAMERA_FIELDS = ("sensor", "data_type", "min_depth_m", "max_depth_m", "unit")
 
+class DefmFeatures(FeaturesTerm, ManagerTermBase):
+    """Observation term: DeFM features of one of Isaac Lab's cameras, see `FeaturesTerm`."""
 
-class DefmFeatures(ManagerTermBase):
-    """Observation term: DeFM features of a depth camera, (N, feature_dim) float32.
-
-    The encoder is frozen. Terms that name the same weights share one network, and terms that ask for the same features
-    share one encoding of each frame, whatever groups they stand in. Parameters are those of `__call__`, and
-    are read once, at construction; `defm_features` makes the term's configuration.
-
-    Attributes:
-        encoded: The camera with its encoder and the counter of encodings.
-
-    Raises:
-        ValueError: At construction, where anything is wrong with the parameters; the message names the key.
-    """
+    camera_class = DepthCamera
 
     def __init__(self, cfg: ObservationTermCfg, env: Any) -> None:
-        super().__init__(cfg, env)
-        params, where = _with_defaults(type(self), cfg.params), _where(cfg, env)
-        self._delay = _make_delay(params.pop("latency_steps"), env, where)
-        self.encoded = SharedDepth.of(env).encode(env, *_settings(params), where)
-
-    def reset(self, env_ids: Sequence[int] | Tensor | slice | None = None) -> None:
-        """Begins episodes: their observations reach back no farther."""
-        self._delay.reset(env_ids)
-
-    def __call__(
-        self,
-        env: Any,
-        sensor: str = "camera",
-        data_type: str = "auto",
-        min_depth_m: float = 0.0,
-        max_depth_m: float = math.inf,
-        unit: Unit = "m",
-        latency_steps: int = 0,
-        encoder: str = "defm_resnet18",
-        weights: str = "hub",
-        features: str | Sequence[str] = "global",
-        pool: str = "grid",
-        grid: Sequence[int] = (2, 4),
-        bifpn: bool = True,
-        precision: str = "float32",
-        compile: str = "auto",  # noqa: A002  as of `DepthEncoder`
-        size: int | Sequence[int] | None = None,
-        revision: str = "",
-        cache_dir: str = "",
-        seed: int = 0,
-        chunk: int = 1024,
-    ) -> Tensor:
-        """The features of all environments' images.
-
-        Args:
-            env: The environment.
-            sensor: The camera's name in the scene.
-            data_type: "depth", "distance_to_image_plane", "distance_to_camera", or "auto": what the camera gives.
-            min_depth_m: What is nearer counts as not measured.
-            max_depth_m: What is farther counts as not measured.
-            unit: Of the camera's depth: "m", "mm", or the metres of one count.
-            latency_steps: How many of the policy's steps the features are old, within an episode.
-            encoder: A published model's name, see `defm_rl.list_encoders()`.
-            weights: "hub", the path of a file, or "random".
-            features: "global", a map, or several of them.
-            pool: See `DepthEncoder`, as all below but `chunk`.
-            grid: Rows and columns of the "grid" pool.
-            bifpn: Whether maps pass through the BiFPN.
-            precision: "float32", "bfloat16" or "float16".
-            compile: "auto", "inductor" or "off".
-            size: Resizes to this height and width (or square side) first.
-            revision: The Hub's revision; empty for its latest.
-            cache_dir: The Hub's cache directory; empty for its default.
-            seed: Seeds random weights.
-            chunk: Images that are encoded at once at the most, which bounds the memory.
-
-        Returns:
-            (N, feature_dim) float32.
-        """
-        return self._delay(self.encoded.features(), _step(env))
+        ManagerTermBase.__init__(self, cfg, env)
+        FeaturesTerm.__init__(self, cfg.params, env, _where(cfg, env))
 
 
-class DefmDepth(ManagerTermBase):
-    """Observation term: a depth camera's images, for a network of one's own or for a policy that encodes.
+class DefmDepth(DepthTerm, ManagerTermBase):
+    """Observation term: the images of one of Isaac Lab's cameras, see `DepthTerm`."""
 
-    (N, 3, H, W) float32, the three standardised channels that DeFM's networks take; with `normalize=False`
-    (N, 1, H, W), metres, 0 where nothing was measured. See `defm_depth` and `depth_image`, which make the term's
-    configuration. Parameters are those of `__call__`, and are read once, at construction.
-
-    Attributes:
-        camera: The camera.
-
-    Raises:
-        ValueError: At construction, where anything is wrong with the parameters; the message names the key.
-    """
+    camera_class = DepthCamera
 
     def __init__(self, cfg: ObservationTermCfg, env: Any) -> None:
-        super().__init__(cfg, env)
-        params, where = _with_defaults(type(self), cfg.params), _where(cfg, env)
-        self._delay = _make_delay(params["latency_steps"], env, where)
-        self._normalize, self._size, self._pad_to = params["normalize"], _pair(params["size"]), params["pad_to"]
-        self._channel_axis = params["channel_axis"]
-        if not self._normalize and (self._size or self._pad_to > 1):
-            raise ValueError(f"{where}: size and pad_to are for normalized channels, not for metres (normalize=False).")
-        if self._normalize and not self._channel_axis:
-            raise ValueError(f"{where}: channel_axis=False is for metres (normalize=False): there are three channels.")
-        settings = CameraSettings(**{name: params[name] for name in _CAMERA_FIELDS})
-        self.camera = SharedDepth.of(env).camera(env, settings, where)
-
-    def reset(self, env_ids: Sequence[int] | Tensor | slice | None = None) -> None:
-        """Begins episodes: their observations reach back no farther."""
-        self._delay.reset(env_ids)
-
-    def __call__(
-        self,
-        env: Any,
-        sensor: str = "camera",
-        data_type: str = "auto",
-        min_depth_m: float = 0.0,
-        max_depth_m: float = math.inf,
-        unit: Unit = "m",
-        latency_steps: int = 0,
-        normalize: bool = True,
-        channel_axis: bool = True,
-        size: int | Sequence[int] | None = None,
-        pad_to: int = 1,
-    ) -> Tensor:
-        """The images of all environments.
-
-        Args:
-            env: The environment.
-            sensor: See `DefmFeatures`, as all up to `latency_steps`.
-            data_type: Which of the camera's images.
-            min_depth_m: What is nearer counts as not measured.
-            max_depth_m: What is farther counts as not measured.
-            unit: Of the camera's depth: "m", "mm", or the metres of one count.
-            latency_steps: How many of the policy's steps the images are old, within an episode.
-            normalize: Whether to give the three standardised channels, or metres.
-            channel_axis: Whether metres are (N, 1, H, W) or (N, H, W), which Stable-Baselines3 takes for no image.
-            size: Resizes the channels to this height and width (or square side).
-            pad_to: Pads the channels with zeros on the right and at the bottom to a multiple of this.
-
-        Returns:
-            (N, 3, H, W) channels, or (N, 1, H, W) or (N, H, W) metres, float32.
-        """
-        depth = self._delay(self.camera.read(), _step(env))
-        if self._normalize:
-            return normalize_channels(depth, self._size, self._pad_to)
-        return depth[:, None] if self._channel_axis else depth
+        ManagerTermBase.__init__(self, cfg, env)
+        DepthTerm.__init__(self, cfg.params, env, _where(cfg, env))
 
 
-def defm_features(sensor: Any = "camera", encoder: str = "defm_resnet18", **settings: Any) -> ObservationTermCfg:
-    """One line of an observation group: the features of a depth camera.
-
-    ```python
-    features = defm_features("camera", "defm_resnet18", features="P3", pool="columns", history_length=2)
-    ```
-
-    Args:
-        sensor: The camera's name in the scene, or a `SceneEntityCfg` of it.
-        encoder: A published model's name, see `defm_rl.list_encoders()`.
-        **settings: Parameters of `DefmFeatures`, and fields of `ObservationTermCfg` such as history_length or noise.
-
-    Raises:
-        TypeError: For a setting that there is not.
-    """
-    return _term_cfg(DefmFeatures, {"sensor": sensor, "encoder": encoder, **settings})
-
-
-def defm_depth(sensor: Any = "camera", **settings: Any) -> ObservationTermCfg:
-    """One line of an observation group: the three standardised channels of a depth camera, for your own network.
-
-    Args:
-        sensor: The camera's name in the scene, or a `SceneEntityCfg` of it.
-        **settings: Parameters of `DefmDepth`, and fields of `ObservationTermCfg` such as history_length or noise.
-
-    Raises:
-        TypeError: For a setting that there is not.
-    """
-    return _term_cfg(DefmDepth, {"sensor": sensor, **settings})
-
-
-def depth_image(sensor: Any = "camera", **settings: Any) -> ObservationTermCfg:
-    """One line of an observation group: a depth camera's metres, (N, 1, H, W), for a policy that encodes.
-
-    Args:
-        sensor: The camera's name in the scene, or a `SceneEntityCfg` of it.
-        **settings: See `defm_depth`. For Stable-Baselines3 pass `channel_axis=False`: it refuses float images.
-    """
-    return defm_depth(sensor, normalize=False, **settings)
+_configs: TermConfigs[ObservationTermCfg] = TermConfigs(DefmFeatures, DefmDepth, ObservationTermCfg)
+defm_features, defm_depth, depth_image = _configs.defm_features, _configs.defm_depth, _configs.depth_image
 
 
 def fresh_images_after_reset() -> EventTermCfg:
@@ -276,63 +115,22 @@ def encode_depth(env: Any, sensor: str = "camera", encoder: str = "defm_resnet18
         TypeError: For a parameter that there is not.
         ValueError: At the first call, where anything is wrong with the parameters.
     """
-    params = _with_defaults(DefmFeatures, {**params, "sensor": sensor, "encoder": encoder})
+    params = with_defaults(DefmFeatures, {**params, "sensor": sensor, "encoder": encoder})
     latency_steps = params.pop("latency_steps")
-    shared, settings = SharedDepth.of(env), _settings(params)
-    features = shared.encode(env, *settings, "encode_depth").features()
+    shared, settings, step = SharedDepth.of(env), settings_of(params), step_of(env)
+    encoded = shared.encode(env, DepthCamera, *settings, "encode_depth")
+    begun, seen = env.episode_length_buf == 0, encoded.camera
+    if step == seen.step:  # an episode that has been seen to begin begins again only where the image is another
+        begun = begun & changed_images(seen.camera.read(), seen.depth)
+    seen.reset(begun)
+    features = encoded.features(step)
     if latency_steps == 0:
         return features
     key = (*settings, latency_steps)
     if key not in shared.delays:
-        shared.delays[key] = _make_delay(latency_steps, env, "encode_depth")
+        shared.delays[key] = make_delay(latency_steps, env, "encode_depth")
     shared.delays[key].reset(env.episode_length_buf == 0)
-    return shared.delays[key](features, _step(env))
-
-
-def _defaults(term: type[ManagerTermBase]) -> dict[str, Any]:
-    """A term's parameters with their defaults."""
-    signature = inspect.signature(term.__call__).parameters
-    return {name: parameter.default for name, parameter in signature.items() if name not in ("self", "env")}
-
-
-def _with_defaults(term: type[ManagerTermBase], params: dict[str, Any]) -> dict[str, Any]:
-    """All parameters of a term; Isaac Lab 3.0 fills the defaults in itself, 2.3 does not."""
-    defaults = _defaults(term)
-    for name in params:
-        if name not in defaults:
-            raise TypeError(f"unknown parameter {name!r}{hint(name, defaults)}")
-    return {**defaults, **params}
-
-
-def _term_cfg(term: type[ManagerTermBase], settings: dict[str, Any]) -> ObservationTermCfg:
-    """A term's configuration; plain values only, which Isaac Lab and Hydra write to files and read back.
-
-    No number or name may be None: Isaac Lab lets nothing take the place of None when it reads a configuration.
-    """
-    defaults, fields = _defaults(term), [field.name for field in dataclasses.fields(ObservationTermCfg)]
-    for name in settings:
-        if name not in defaults and name not in fields:
-            raise TypeError(f"unknown setting {name!r}{hint(name, [*defaults, *fields])}")
-    sensor = settings["sensor"]
-    settings["sensor"] = getattr(sensor, "name", sensor)
-    params = {name: settings.pop(name, default) for name, default in defaults.items()}
-    params = {name: list(value) if isinstance(value, tuple) else value for name, value in params.items()}
-    return ObservationTermCfg(func=term, params=params, **settings)
-
-
-def _settings(params: dict[str, Any]) -> tuple[CameraSettings, EncoderSettings]:
-    """The settings as values that can be compared: configurations hold lists where tuples are meant."""
-    camera = CameraSettings(**{name: params[name] for name in _CAMERA_FIELDS})
-    rest = {name: value for name, value in params.items() if name not in _CAMERA_FIELDS}
-    features = rest["features"]
-    rest["features"] = (features,) if isinstance(features, str) else tuple(features)
-    return camera, EncoderSettings(**{**rest, "grid": tuple(rest["grid"]), "size": _pair(rest["size"])})
-
-
-def _make_delay(steps: int, env: Any, where: str) -> Delay:
-    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 0:
-        raise ValueError(f"{where}.latency_steps: must be a whole number of steps from 0 on, got {steps!r}.")
-    return Delay(steps, env.num_envs, env.device)
+    return shared.delays[key](features, step)
 
 
 def _where(cfg: ObservationTermCfg, env: Any) -> str:
@@ -343,16 +141,3 @@ def _where(cfg: ObservationTermCfg, env: Any) -> str:
             if term is cfg:
                 return f"observations.{group_name}.{term_name}.params"
     return "params"
-
-
-def _step(env: Any) -> int:
-    """A number that goes up with every step of the policy."""
-    return int(
-        getattr(env, "common_step_counter", env._sim_step_counter)
-    )  # only environments with rewards have the first
-
-
-def _pair(size: int | Sequence[int] | None) -> tuple[int, int] | None:
-    if size is None:
-        return None
-    return (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))

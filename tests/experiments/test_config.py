@@ -55,7 +55,7 @@ def test_a_key_of_another_algorithm_is_refused():
 
 
 def test_a_key_of_another_task_is_refused():
-    with pytest.raises(ConfigError, match=r"'env.device' is a key of env=isaaclab_navigation only"):
+    with pytest.raises(ConfigError, match=r"'env.device' is a key of env=isaaclab_navigation and env=mjlab_lift"):
         check_overrides(["experiment=navigation", "env.device=cpu"])
     with pytest.raises(ConfigError, match=r"'env.level' is a key of env=navigation and"):
         check_overrides(["experiment=isaaclab_navigation", "env.level=boxes"])

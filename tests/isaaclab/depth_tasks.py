@@ -103,6 +103,11 @@ class LateCfg(ObservationGroupCfg):
 
 
 @configclass
+class SensedCfg(ObservationGroupCfg):
+    features = defm_features("camera", sensor_model="stereo", **ENCODER)
+
+
+@configclass
 class HistoryCfg(ObservationGroupCfg):
     features = defm_features("camera", history_length=3, **ENCODER)
 
@@ -117,6 +122,7 @@ class ImagesCfg(ObservationGroupCfg):
     concatenate_terms = False
     metres = depth_image("camera")
     channels = defm_depth("camera", size=(16, 16))
+    sensed = depth_image("camera", sensor_model="stereo")
 
 
 @configclass
@@ -125,6 +131,7 @@ class GroupsCfg:
     features: FeaturesCfg = FeaturesCfg()
     critic: FeaturesCfg = FeaturesCfg()
     late: LateCfg = LateCfg()
+    sensed: SensedCfg = SensedCfg()
     history: HistoryCfg = HistoryCfg()
     maps: MapsCfg = MapsCfg()
     images: ImagesCfg = ImagesCfg()

@@ -7,7 +7,7 @@ from isaaclab.envs import DirectRLEnv, DirectRLEnvCfg
 from isaaclab.utils import configclass
 
 from defm_rl.isaaclab import DepthCamera, encode_depth
-from defm_rl.isaaclab.sharing import SharedDepth
+from defm_rl.terms.sharing import SharedDepth
 
 
 @configclass
@@ -36,6 +36,7 @@ class Direct(DirectRLEnv):
             "policy": encode_depth(self, "camera", **ENCODER),
             "critic": encode_depth(self, "camera", **ENCODER),
             "late": encode_depth(self, "camera", latency_steps=2, **ENCODER),
+            "sensed": encode_depth(self, "camera", sensor_model="stereo", **ENCODER),
         }
 
     def _get_rewards(self):
@@ -49,7 +50,8 @@ class Direct(DirectRLEnv):
 def test_a_direct_task_encodes_each_frame_once_with_latency_by_episode():
     with make(DirectCfg(), Direct) as env:
         env.reset(seed=0)
-        (encoded,) = SharedDepth.of(env).encoded.values()
+        encoded, sensed = SharedDepth.of(env).encoded.values()
+        episodes = sensed.camera._simulated.episodes.clone()
         before, seen = encoded.encodings, []
         for step in range(5):
             env.episode_length_buf[:] = 0
@@ -58,6 +60,8 @@ def test_a_direct_task_encodes_each_frame_once_with_latency_by_episode():
             observations, *_ = env.step(torch.tensor([[1.0, 0.0, 0.0]]).expand(NUM_ENVS, -1))
             seen.append({key: value.clone() for key, value in observations.items()})
         assert encoded.encodings == before + 5
+        assert not torch.equal(seen[4]["sensed"], seen[4]["policy"])
+        assert sensed.camera._simulated.episodes[1] != episodes[1]  # an episode that began has noise of its own
         depth = DepthCamera(env.scene.sensors, "camera").read()
         torch.testing.assert_close(seen[4]["policy"], encoded.encoder.encode(depth), atol=1e-4, rtol=1e-4)
         torch.testing.assert_close(seen[4]["late"][0], seen[2]["policy"][0], atol=0, rtol=0)

@@ -13,7 +13,7 @@ from defm_rl.commands import evaluate, train
 from defm_rl.envs.isaaclab.layouts import DRAWN, Layouts
 from defm_rl.experiments.runs import Run
 from defm_rl.experiments.tasks import isaaclab
-from defm_rl.isaaclab.sharing import SharedDepth
+from defm_rl.terms.sharing import SharedDepth
 
 RANDOM = ["encoder=efficientnet_b0", "encoder.weights=random", "encoder.grid=[1,4]"]
 SMALL = [
@@ -87,8 +87,6 @@ def test_a_run_is_evaluated_again_on_the_same_worlds_and_goes_on(here, capsys):
     assert evaluate.main(["run", "episodes=6", "first_layout=1000000", "num_envs=2"]) == 0
     again = json.loads((run.folder / "evaluations" / "1000000-6" / "ideal" / "metrics.json").read_text())
     assert again["reward"] == pytest.approx(metrics(run)["evaluation"]["reward"], rel=1e-3)
-    assert evaluate.main(["run", "sensors=all"]) == 2
-    assert "is a task of Isaac Lab" in capsys.readouterr().err
     before = saved(run)["optimizer_state_dict"]["state"][0]["step"]
     assert train.main(["resume=run", "algo.total_steps=192"]) == 0
     assert run.state()["steps"] == 192
@@ -96,6 +94,17 @@ def test_a_run_is_evaluated_again_on_the_same_worlds_and_goes_on(here, capsys):
     assert saved(run)["optimizer_state_dict"]["state"][0]["step"] > before
     assert train.main(["resume=run", "env.depth_size=[48,48]"]) == 2
     assert "another policy" in capsys.readouterr().err
+
+
+def test_a_policy_is_trained_behind_a_sensor_and_reported_behind_others(here):
+    run = trained(*RANDOM, "env.sensor=stereo")
+    assert metrics(run)["made_by"]["sensor"] == "stereo"
+    again = ["run", "sensors=[ideal,stereo,zedx]", "episodes=6", "first_layout=1000000", "num_envs=8"]
+    assert evaluate.main([*again, "clips=0", "frames=8", "report=report"]) == 0
+    report = json.loads(Path("report/report.json").read_text())
+    assert set(report["policies"][0]["by_sensor"]) == {"ideal", "stereo", "zedx"}
+    found = json.loads((run.folder / "evaluations" / "1000000-6" / "stereo" / "metrics.json").read_text())
+    assert found["reward"] == pytest.approx(metrics(run)["evaluation"]["reward"], rel=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -129,7 +138,8 @@ def test_a_student_learns_from_a_teacher_that_knows_the_world(here):
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("evaluation.clips=1", "not filmed"),
+        ("evaluation.clips=1", "cannot be filmed"),
+        ("env.sensor=sterio", "did you mean 'stereo'"),
         ("encoder.cameras=[wrist_depth]", "one camera"),
         ("algo.observations=[state,smell]", "does not give 'smell'"),
         ("env.max_episode_steps=0", "env.max_episode_steps"),

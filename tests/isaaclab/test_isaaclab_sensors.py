@@ -125,7 +125,9 @@ def test_an_unknown_container_says_which_versions_are_known():
 @pytest.fixture(scope="module")
 def all_sensors():
     cfg = WallEnvCfg()
-    cfg.observations.late = cfg.observations.history = cfg.observations.maps = cfg.observations.images = None
+    cfg.observations.late = cfg.observations.sensed = cfg.observations.history = cfg.observations.maps = (
+        cfg.observations.images
+    ) = None
     data_types = ["distance_to_image_plane", "distance_to_camera"]
     cfg.scene.rays = RayCasterCameraCfg(mesh_prim_paths=["/World/Ground"], data_types=data_types, **RAYS)
     wall = MultiMeshRayCasterCameraCfg.RaycastTargetCfg(prim_expr="{ENV_REGEX_NS}/Wall", track_mesh_transforms=False)

@@ -132,6 +132,27 @@ def test_history_holds_the_last_features_and_none_of_the_episode_before(wall):
         torch.testing.assert_close(history[2][1, 2 - back], seen[2]["features"][1], atol=0, rtol=0)
 
 
+def test_a_sensor_measures_each_frame_once_for_all_terms_and_anew_where_episodes_begin(wall):
+    image = next(
+        cfg.func
+        for cfg in wall.observation_manager._group_obs_class_term_cfgs["images"]
+        if cfg.params["sensor_model"] == "stereo"
+    )
+    place(wall)
+    seen = hold(wall)[0]
+    sensed = term(wall, "sensed").encoded
+    assert sensed.camera is image.camera
+    assert not torch.equal(seen["images"]["sensed"], seen["images"]["metres"])
+    expected = DepthEncoder(**ENCODER).encode(seen["images"]["sensed"][:, 0])
+    torch.testing.assert_close(seen["sensed"], expected, atol=1e-4, rtol=1e-4)
+    again = wall.observation_manager.compute()["images"]["sensed"]
+    torch.testing.assert_close(again, seen["images"]["sensed"], atol=0, rtol=0)
+    before = image.camera._simulated.episodes.clone()
+    only_these_time_out(wall, [1, 3])
+    hold(wall)
+    assert (image.camera._simulated.episodes != before).tolist() == [False, True, False, True]
+
+
 def test_features_from_a_rollout_in_inference_mode_and_outside_it(wall):
     term = DefmFeatures(defm_features("camera", max_depth_m=50.0, latency_steps=1, **ENCODER), wall)
     with torch.inference_mode():
@@ -163,6 +184,7 @@ def test_large_batches_are_encoded_in_chunks(wall):
         (defm_features("camera", "defm_efficientnet_b0", weights="random", seed=1), r"params\.seed: .* another term"),
         (defm_features("camera", features="P9", **ENCODER), r"params: .*P9"),
         (defm_features("camera", features="P3", pool="attention", **ENCODER), r"params: .*learned"),
+        (defm_features("camera", sensor_model="sterio", **ENCODER), r"params\.sensor_model: .*did you mean 'stereo'"),
         (defm_features("camera", latency_steps=-1, **ENCODER), r"params\.latency_steps: .*-1"),
     ],
 )
@@ -209,6 +231,7 @@ CHANGES = (
     "size=[32,64]",
     "revision=v1",
     "latency_steps=2",
+    "sensor_model=stereo",
 )
 
 
@@ -230,5 +253,6 @@ def test_configurations_survive_dictionaries_pickle_and_hydra():
             "size": [32, 64],
             "revision": "v1",
             "latency_steps": 2,
+            "sensor_model": "stereo",
         }
         assert features.params["features"] == "P3"

@@ -17,6 +17,7 @@ from defm_rl.experiments.environments import camera_keys
 from defm_rl.experiments.report.features import Gap, feature_gap, nearest_to_recorded
 from defm_rl.experiments.report.recorded import Recording, load_recorded
 from defm_rl.experiments.tasks import IDEAL, Ability, make_task
+from defm_rl.observations import as_array
 from defm_rl.sensors import simulate
 
 MIN_FRAMES = 8
@@ -74,14 +75,14 @@ def scene_frames(config: Config, frames: int, first_layout: int) -> NDArray[np.f
     env = task.make((camera,), sensor=IDEAL, num_envs=num_envs, layouts=layouts)
     try:
         env.action_space.seed(first_layout)
-        taken = [env.reset(seed=first_layout)[0][camera][:, 0]]
+        taken = [as_array(env.reset(seed=first_layout)[0][camera])[:, 0]]
         while num_envs * len(taken) < frames:
             for _ in range(_STEPS_BETWEEN):
                 observations, *_ = env.step(env.action_space.sample())
-            taken.append(observations[camera][:, 0])
+            taken.append(as_array(observations[camera])[:, 0])
     finally:
         env.close()
-    return np.concatenate(taken)[:frames]
+    return np.concatenate(taken)[:frames].astype(np.float32)
 
 
 def recorded_frames(

@@ -28,6 +28,7 @@ class Ability(Enum):
     SENSORS = "simulated sensors"
     FRAMES = "depth frames of chosen layouts"
     FILMS = "films"
+    EXPORT = "exported runs, whose contract says what stands where in its state"
 
 
 @dataclass(frozen=True)

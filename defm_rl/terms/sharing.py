@@ -1,7 +1,7 @@
 """What the observation terms of one environment share: networks, and each camera's features of the current frame."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary, WeakValueDictionary
@@ -13,18 +13,20 @@ from defm_rl.depth import Unit
 from defm_rl.encoders import DepthEncoder
 from defm_rl.encoders.base import Encoder
 from defm_rl.encoders.zoo import CARDS, published_name
-from defm_rl.isaaclab.sensors import DepthCamera
+from defm_rl.terms.cameras import Ids, SceneCamera, SensedCamera, marked
 
 
 @dataclass(frozen=True)
 class CameraSettings:
-    """Which depth to read, see `DepthCamera`."""
+    """Which depth to read, see `SceneCamera`, and which sensor measures it, see `SensedCamera`."""
 
     sensor: str
     data_type: str
     min_depth_m: float
     max_depth_m: float
     unit: Unit
+    sensor_model: str
+    sensor_seed: int
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ class EncodedCamera:
     slower than the policy is not encoded again, and a partial reset encodes only the environments that were reset.
 
     Args:
-        camera: The camera.
+        camera: The camera, as its sensor measures.
         encoder: A frozen encoder.
         chunk: Images that are encoded at once at the most.
 
@@ -72,7 +74,7 @@ class EncodedCamera:
         images_encoded: How many images it has encoded.
     """
 
-    def __init__(self, camera: DepthCamera, encoder: DepthEncoder, chunk: int) -> None:
+    def __init__(self, camera: SensedCamera, encoder: DepthEncoder, chunk: int) -> None:
         self.camera, self.encoder = camera, encoder
         self.encodings = self.images_encoded = 0
         self._chunk = chunk
@@ -80,14 +82,14 @@ class EncodedCamera:
         self._depth: Tensor | None = None
         self._features = torch.empty(0)
 
-    def features(self) -> Tensor:
-        """The features of the images now: (N, feature_dim) float32."""
+    def features(self, step: int) -> Tensor:
+        """The features of the images that are seen in a step: (N, feature_dim) float32."""
         with torch.inference_mode():
-            depth = self.camera.read()
+            depth = self.camera.read(step)
             if self._depth is None:
                 self._features = self._encode(depth)
             else:
-                changed = _changed(depth, self._depth)
+                changed = changed_images(depth, self._depth)
                 count = int(changed.sum())
                 if count == len(depth):
                     self._features = self._encode(depth)
@@ -103,7 +105,7 @@ class EncodedCamera:
         return self.encoder.encode(depth, chunk=self._chunk)
 
 
-def _changed(images: Tensor, before: Tensor) -> Tensor:
+def changed_images(images: Tensor, before: Tensor) -> Tensor:
     """Which of (N, H, W) images differ, (N,)."""
     # Nearly always they all do, which every eighth pixel shows; small operations are done before threads have begun.
     changed = (images[:, ::8, ::8] != before[:, ::8, ::8]).flatten(1).any(1)
@@ -128,10 +130,9 @@ class Delay:
         self._buffer = torch.empty(0)
         self._begins = torch.ones(num_envs, dtype=torch.bool, device=device)
 
-    def reset(self, env_ids: Sequence[int] | Tensor | slice | None = None) -> None:
+    def reset(self, env_ids: Ids = None) -> None:
         """Begins episodes; None for all environments."""
-        self._begins = self._begins.clone()  # in or outside inference mode
-        self._begins[slice(None) if env_ids is None else env_ids] = True
+        self._begins = marked(self._begins, env_ids)
 
     def __call__(self, observed: Tensor, step: int) -> Tensor:
         """Observes (N, ...) at a step, and gives what was observed then."""
@@ -154,11 +155,16 @@ class SharedDepth:
 
     Attributes:
         encoded: Every camera with features, by its settings.
+        delays: Those of features that are asked for without a term.
+        episodes: Gives the numbers of the episodes under way, which simulated sensors follow, see `SensedCamera`. It
+            must not hold the environment.
     """
 
     def __init__(self) -> None:
         self.encoded: dict[tuple[CameraSettings, EncoderSettings], EncodedCamera] = {}
         self.delays: dict[Any, Delay] = {}
+        self.episodes: Callable[[], Tensor] | None = None
+        self._cameras: dict[CameraSettings, SensedCamera] = {}
         self._networks: dict[str, tuple[str, ...]] = {}
 
     @classmethod
@@ -166,30 +172,54 @@ class SharedDepth:
         """The one of an environment."""
         return _shared.setdefault(env, cls())
 
-    def camera(self, env: Any, camera: CameraSettings, where: str) -> DepthCamera:
-        """A camera of the environment; errors as of `DepthCamera`."""
-        settings = dataclasses.asdict(camera)
-        return DepthCamera(env.scene.sensors, settings.pop("sensor"), **settings, where=where)
+    def camera(self, env: Any, kind: type[SceneCamera], settings: CameraSettings, where: str) -> SensedCamera:
+        """A camera of the environment, the same object for all who ask the same.
+
+        Raises:
+            ValueError: Where the camera gives no depth, or there is no such sensor model.
+        """
+        if settings not in self._cameras:
+            values = dataclasses.asdict(settings)
+            sensor, seed = values.pop("sensor_model"), values.pop("sensor_seed")
+            camera = kind(env.scene.sensors, values.pop("sensor"), **values, where=where)
+            try:
+                self._cameras[settings] = SensedCamera(
+                    camera,
+                    sensor,
+                    env.num_envs,
+                    step_s=env.step_dt,
+                    seed=seed,
+                    device=env.device,
+                    episodes=lambda: None if self.episodes is None else self.episodes(),
+                )
+            except ValueError as error:
+                raise ValueError(f"{where}.sensor_model: {error}.") from error
+        return self._cameras[settings]
 
     def encode(
-        self, env: Any, camera: CameraSettings, encoder: EncoderSettings, where: str = "params"
+        self,
+        env: Any,
+        kind: type[SceneCamera],
+        camera: CameraSettings,
+        encoder: EncoderSettings,
+        where: str = "params",
     ) -> EncodedCamera:
         """The features of a camera of the environment, the same object for all who ask the same.
 
         Raises:
-            ValueError: Where the camera gives no depth, the encoder's settings make no sense, or another term of this
-                environment has an encoder of this name with other weights.
+            ValueError: See `camera`; or where the encoder's settings make no sense, or another term of this environment
+                has an encoder of this name with other weights.
         """
         key = camera, encoder
         if key not in self.encoded:
-            depth_camera = self.camera(env, camera, where)
+            sensed = self.camera(env, kind, camera, where)
             self._check_weights(encoder, where)
             try:
-                made = _make_encoder(encoder, depth_camera.image_size, torch.device(env.device))
+                made = _make_encoder(encoder, sensed.image_size, torch.device(env.device))
             except (ValueError, TypeError) as error:
                 key_of_error = where if encoder.encoder in CARDS else f"{where}.encoder"
                 raise ValueError(f"{key_of_error}: {error}") from error
-            self.encoded[key] = EncodedCamera(depth_camera, made, encoder.chunk)
+            self.encoded[key] = EncodedCamera(sensed, made, encoder.chunk)
         return self.encoded[key]
 
     def _check_weights(self, encoder: EncoderSettings, where: str) -> None:
