@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 
 _COMMANDS = {
+    "doctor": "what is installed and works here, what is missing, and how to get it",
     "encoders": "list the published encoders",
     "train": "train a policy: defm-rl train experiment=quickstart",
     "evaluate": "trained policies behind any depth camera: defm-rl evaluate RUN... sensors=all",

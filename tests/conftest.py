@@ -26,6 +26,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def without_hub(monkeypatch):
     """Random weights in the place of the published ones, and no traced graphs, for the sake of time."""
     import defm_rl
+    from defm_rl import defm
     from defm_rl.encoders import depth_encoder, inference, zoo
 
     def load_random(name, weights="hub", **settings):
@@ -33,4 +34,5 @@ def without_hub(monkeypatch):
 
     monkeypatch.setattr(depth_encoder, "load_encoder", load_random)
     monkeypatch.setattr(defm_rl, "load_encoder", load_random)
+    monkeypatch.setattr(defm, "load_encoder", load_random)
     monkeypatch.setattr(inference, "_trace", lambda function, *size: function)

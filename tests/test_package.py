@@ -3,10 +3,13 @@
 import shutil
 import subprocess
 import sys
+import tomllib
 import zipfile
 from pathlib import Path
 
 import pytest
+
+from defm_rl import cli
 
 ROOT = Path(__file__).parent.parent
 
@@ -84,6 +87,21 @@ def test_a_wheel_holds_every_file_of_the_package_and_nothing_else(tmp_path):
     (wheel,) = tmp_path.glob("*.whl")
     held = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
     assert held == tracked
+
+
+def test_the_citation_names_this_version():
+    yaml = pytest.importorskip("yaml")
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert (citation["version"], citation["license"]) == (project["version"], project["license"])
+    assert citation["preferred-citation"]["authors"][0]["family-names"] == "Patel"
+
+
+def test_bug_reports_are_asked_for_commands_that_there_are():
+    yaml = pytest.importorskip("yaml")
+    form = yaml.safe_load((ROOT / ".github" / "ISSUE_TEMPLATE" / "bug.yml").read_text())
+    asked = {field["id"] for field in form["body"]}
+    assert {"doctor", "check-env"} <= asked & cli._COMMANDS.keys()
 
 
 def test_the_top_level_shows_the_three_axes():
