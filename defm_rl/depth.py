@@ -368,7 +368,7 @@ class DepthScaleMonitor:
 
     Args:
         frames: Number of frames to wait for.
-        depth_format: Unit of the depth. Default: metres.
+        depth_format: Unit of the depth; with a limit of 1 m or less, nothing beyond 1.0 is expected. Default: metres.
         camera: The camera's name, for the warning.
     """
 
@@ -377,6 +377,7 @@ class DepthScaleMonitor:
         self.frames = frames
         # Without a limit: in millimetres, everything may be beyond it.
         self.depth_format = DepthFormat("m" if depth_format is None else depth_format.unit)
+        self._sees_near = depth_format is not None and (depth_format.max_depth_m or math.inf) <= 1.0
         self.done = False
         self._of_camera = f" of {camera!r}" if camera else ""
         self._scaled = self._far = self._negative = 0
@@ -413,7 +414,7 @@ class DepthScaleMonitor:
         elif self._far > self._scaled:
             message = self.depth_format.far_message(self._nearest_m)
             warn_of_scale(f"in {self._far} depth images{self._of_camera} {message}")
-        else:
+        elif not self._sees_near:
             warn_of_scale(
                 f"no pixel exceeded 1.0 in {self._scaled} depth images{self._of_camera}: they look scaled to [0, 1], "
                 "not in metres. Undo the scaling, or ignore this if the camera never sees farther than 1 m."

@@ -61,9 +61,10 @@ class SceneCamera(ABC):
         self._near_m, self._far_m = max(min_depth_m, _FLOAT32.tiny), min(max_depth_m, _FLOAT32.max)
         try:
             self._format = DepthFormat(unit)
+            limited = DepthFormat(unit, max_depth_m if max_depth_m < math.inf else None)
         except (TypeError, ValueError) as error:
             raise ValueError(f"{where}.unit: {error}.") from error
-        self._monitor = DepthScaleMonitor(depth_format=self._format, camera=name)
+        self._monitor = DepthScaleMonitor(depth_format=limited, camera=name)
 
     @property
     @abstractmethod

@@ -1,12 +1,14 @@
 """What the terms of both simulators share, on a scene of numbers: simulated sensors, sharing, resets, errors."""
 
 import math
+import warnings
 from types import SimpleNamespace
 
 import pytest
 import torch
 
 from defm_rl import DepthEncoder
+from defm_rl.depth import ScaleWarning
 from defm_rl.sensors import SimulatedCamera
 from defm_rl.terms.cameras import SceneCamera
 from defm_rl.terms.sharing import SharedDepth
@@ -188,6 +190,17 @@ def test_an_unknown_sensor_is_an_error_that_names_the_key_and_the_right_one(env)
     for term, settings in ((Depth, {}), (Features, ENCODER)):
         with pytest.raises(ValueError, match=message):
             make(env, term, sensor_model="sterio", **settings)
+
+
+@pytest.mark.parametrize(("limit_m", "warns"), [(math.inf, True), (2.0, True), (1.0, False)])
+def test_a_camera_that_is_said_to_see_a_metre_far_may_see_no_farther(env, limit_m, warns):
+    term = make(env, max_depth_m=limit_m)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for _ in range(100):  # of three environments: more than the 256 frames that the monitor waits for
+            env.show(0.5)
+            term(env)
+    assert any(issubclass(warning.category, ScaleWarning) for warning in caught) == warns
 
 
 def test_ideal_is_the_renderers_depth_and_costs_nothing(env):

@@ -26,6 +26,7 @@ LIFT_CAMERA = "camera_d405"
 _ENCODER = "defm_regnet_y_400mf"
 _FEATURES: dict[str, Any] = {"features": "P3", "grid": [2, 8], "bifpn": False}
 _TERRAIN = 0  # the group of geoms that is drawn: mjlab gives the rays of the height scans whatever a camera is given
+_LIFT_RANGE_M = 1.0  # beyond it there is nothing that the arm could reach
 _VERTICAL_FOV_DEG = 58.0  # RealSense D435's depth
 
 
@@ -35,7 +36,8 @@ def lift_cube_yam(play: bool = False) -> ManagerBasedRlEnvCfg:
     camera = next(sensor for sensor in cfg.scene.sensors if sensor.name == LIFT_CAMERA)
     camera.height = camera.width = 64  # a map's cells are 8 pixels wide: the stock 32 would leave 4 x 4 of them
     del cfg.observations["camera"]
-    cfg.observations[DEPTH] = ObservationGroupCfg(terms={"features": defm_features(LIFT_CAMERA, _ENCODER, **_FEATURES)})
+    features = defm_features(LIFT_CAMERA, _ENCODER, max_depth_m=_LIFT_RANGE_M, **_FEATURES)
+    cfg.observations[DEPTH] = ObservationGroupCfg(terms={"features": features})
     return cfg
 
 
