@@ -108,10 +108,12 @@ def profiles(policies: Sequence[Mapping[str, Any]], measure: str) -> str | None:
     return _svg(draw, (5.6, 3.4), "profile")
 
 
-def failures(policies: Sequence[Mapping[str, Any]], sensors: Sequence[str]) -> str:
-    """How episodes ended: a bar for each policy and sensor."""
+def failures(policies: Sequence[Mapping[str, Any]], sensors: Sequence[str]) -> str | None:
+    """How episodes ended: a bar for each policy and sensor; None where the task knows neither success nor failure."""
     modes = failure_modes(policies)
     rows = [(policy, sensor) for policy in policies for sensor in sensors if sensor in policy["by_sensor"]]
+    if not modes and all("success" not in policy["by_sensor"][sensor]["means"] for policy, sensor in rows):
+        return None
 
     def draw(axes: Axes) -> None:
         place, ticks, last = 0.0, [], None

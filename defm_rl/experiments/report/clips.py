@@ -27,7 +27,7 @@ class Clip:
         policy: The arm's name.
         sensor: What the policy sees with.
         layout: The episode's number.
-        outcome: "success", or why it failed.
+        outcome: "success", or why it failed; its reward where the task knows of neither.
         gif: The film.
     """
 
@@ -51,7 +51,8 @@ def film(
         outcome = recording.outcome
         assert outcome is not None
         gif = _gif(recording, f"{name}\nsensor {sensor}, layout {outcome.layout}")
-        clips.append(Clip(name, sensor, outcome.layout, outcome.failure or "success", gif))
+        ended = "success" if outcome.success is not None else f"reward {outcome.reward:.3g}"
+        clips.append(Clip(name, sensor, outcome.layout, outcome.failure or ended, gif))
     return clips
 
 

@@ -218,6 +218,9 @@ def test_without_success_reward_is_the_measure_and_the_report_says_so():
     assert describe(metrics["evaluation"]).startswith("reward")
     assert evaluate.main(["run", "episodes=4", "report=report", "clips=0", "frames=0"]) == 0
     assert json.loads(Path("report/report.json").read_text())["measure"] == "reward"
+    page = Path("report/report.html").read_text()
+    assert "reward is the measure" in page
+    assert "How episodes end" not in page
 
 
 @pytest.mark.parametrize("encoder", ["blind", "cnn"])
