@@ -599,18 +599,18 @@ def test_millimetres_taken_for_metres_get_one_warning_in_a_loop():
 
 @pytest.mark.parametrize("pool", ["columns", "flatten"])
 def test_images_of_another_size_than_the_features_are_for_are_refused(pool):
-    encoder = make(features="P4", pool=pool, image_size=(48, 96))
+    encoder = make(features="P4", bifpn=False, pool=pool, image_size=(48, 96))
     assert encoder(torch.ones(1, 48, 96)).shape == (1, encoder.feature_dim)
     for call in (encoder, encoder.encode):
         with pytest.raises(ValueError, match=r"32x64 pixels.*48x96.*image_size=\(32, 64\).*size=\(48, 96\)"):
             call(torch.ones(1, 32, 64))
     assert encoder(torch.ones(1, 40, 90)).shape == (1, encoder.feature_dim)  # padded to the same map
-    resized = make(features="P4", pool=pool, size=(48, 96))
+    resized = make(features="P4", bifpn=False, pool=pool, size=(48, 96))
     assert resized(torch.ones(1, 32, 64)).shape == (1, resized.feature_dim)
 
 
 def test_images_of_another_size_are_taken_where_the_features_do_not_depend_on_it():
-    encoder = make(features="P4", pool="grid", image_size=(48, 96))
+    encoder = make(features="P4", bifpn=False, pool="grid", image_size=(48, 96))
     assert encoder(torch.ones(1, 32, 64)).shape == (1, encoder.feature_dim)
 
 

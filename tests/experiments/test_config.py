@@ -61,6 +61,7 @@ def test_a_key_of_another_task_is_refused():
         check_overrides(["experiment=isaaclab_navigation", "env.level=boxes"])
 
 
+@pytest.mark.sweep(4)
 @pytest.mark.parametrize("encoder", ENCODERS)
 @pytest.mark.parametrize("extra", [[], ["encoder.trainable=[all]"]], ids=["frozen", "fine-tuned"])
 def test_isaac_labs_task_is_a_whole_configuration_with_every_encoder(encoder, extra):
@@ -71,6 +72,7 @@ def test_isaac_labs_task_is_a_whole_configuration_with_every_encoder(encoder, ex
     assert (config.env.max_episode_steps, config.env.device, config.algo.name) == (30, "auto", "rsl_ppo")
 
 
+@pytest.mark.sweep(5)
 @pytest.mark.parametrize("experiment", ["quickstart", "navigation"])
 @pytest.mark.parametrize(
     "encoder", ["regnet_y_400mf", "resnet18", "resnet50", "efficientnet_b0", "vit_s14", "cnn", "blind"]
