@@ -1,8 +1,13 @@
-"""Puts this folder, with `fake_envs.py` and `documents.py`, on the import path of all tests; sweeps."""
+"""Puts this folder, with `fake_envs.py` and `documents.py`, on the import path of all tests; threads; sweeps."""
 
+import os
 from collections import Counter
 
 import pytest
+
+# Before PyTorch is imported, and for processes of the tests' own: its threads wait for each other after each of the
+# tests' small operations, and take up to 25 times as long as one on a busy machine. Tests of threads set their number.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.hookimpl(tryfirst=True)
