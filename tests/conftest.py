@@ -28,11 +28,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture
-def without_hub(monkeypatch):
+def untraced(monkeypatch):
+    """Encoders without traced graphs, which take longer to make than a test with several encoders does otherwise."""
+    from defm_rl.encoders import inference
+
+    monkeypatch.setattr(inference, "_trace", lambda function, *size: function)
+
+
+@pytest.fixture
+def without_hub(monkeypatch, untraced):
     """Random weights in the place of the published ones, and no traced graphs, for the sake of time."""
     import defm_rl
     from defm_rl import defm
-    from defm_rl.encoders import depth_encoder, inference, zoo
+    from defm_rl.encoders import depth_encoder, zoo
 
     def load_random(name, weights="hub", **settings):
         return zoo.load_encoder(name, "random")
@@ -40,4 +48,3 @@ def without_hub(monkeypatch):
     monkeypatch.setattr(depth_encoder, "load_encoder", load_random)
     monkeypatch.setattr(defm_rl, "load_encoder", load_random)
     monkeypatch.setattr(defm, "load_encoder", load_random)
-    monkeypatch.setattr(inference, "_trace", lambda function, *size: function)

@@ -326,6 +326,7 @@ def test_gymnasiums_checker_passes(task):
         check_gymnasium(gymnasium.make(f"defm_rl/{task.name}-v0", observations=task.observations).unwrapped)
 
 
+@pytest.mark.filterwarnings("ignore:It seems that your observation")  # metres are no picture for SB3's own networks
 def test_stable_baselines_checker_passes(task):
     env = task.single(observations=task.observations)
     check_sb3(env)
