@@ -85,7 +85,13 @@ for trainable in ("none", ["head"]):
 """
 
 
-@pytest.mark.parametrize("script", [DATA_PARALLEL, SHARDED], ids=["DistributedDataParallel", "fully_shard"])
+@pytest.mark.parametrize(
+    "script",
+    [
+        pytest.param(DATA_PARALLEL, id="DistributedDataParallel"),
+        pytest.param(SHARDED, id="fully_shard", marks=pytest.mark.slow),
+    ],
+)
 def test_two_processes_average_gradients_and_leave_frozen_weights_alone(script: str, tmp_path: Path) -> None:
     command = [sys.executable, "-c", f"{POLICY}{script}\ndistributed.destroy_process_group()"]
     settings = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
