@@ -24,6 +24,7 @@ The exit status is 1 where something that is needed is broken. What an optional 
 """
 _DISTRIBUTION = "defm-rl"
 _NOT_FOR_USERS = ("all", "dev")
+_MISSING = "is missing"
 _HUB_TIMEOUT_S = 5.0
 _RENDERING_TIMEOUT_S = 120.0
 # Each looks at a box whose top is 2 m below the camera.
@@ -182,7 +183,9 @@ def kernels() -> Iterator[Finding]:
         yield Finding(Status.NOTE, "compiler", text)
     else:
         asked = subprocess.run([*compiler, "--version"], capture_output=True, text=True, errors="replace", check=False)
-        yield Finding(Status.OK, "compiler", f"{path}: {(asked.stdout.splitlines() or ['says no version'])[0]}")
+        version = (asked.stdout.splitlines() or ["says no version"])[0]
+        text = f"{path}: {version}; at first, it builds our kernels for some twenty seconds"
+        yield Finding(Status.OK, "compiler", text)
     start = time.perf_counter()
     built = {"encoders": cpu.available(), "normalization": cpu_depth.available()}
     took = f"{build.capability()}, ready in {time.perf_counter() - start:.1f} s"
@@ -230,11 +233,15 @@ def hub() -> Iterator[Finding]:
 
 def extras() -> Iterator[Finding]:
     """Which of the optional parts are whole."""
-    offered = importlib.metadata.metadata(_DISTRIBUTION).get_all("Provides-Extra") or []
+    try:
+        offered = importlib.metadata.metadata(_DISTRIBUTION).get_all("Provides-Extra") or []
+    except importlib.metadata.PackageNotFoundError:  # which `versions` has said
+        return
     for extra in sorted(set(offered) - set(_NOT_FOR_USERS)):
-        lacks = [f"{needed.name} {wrong}" for needed in requirements(extra) if (wrong := lack(needed))]
+        wrong = {needed.name: lack(needed) for needed in requirements(extra)}
+        lacks = [name if what == _MISSING else f"{name} ({what})" for name, what in wrong.items() if what]
         if lacks:
-            text = f"{', '.join(lacks)}: pip install '{_DISTRIBUTION}[{extra}]'"
+            text = f"lacks {', '.join(lacks)}: pip install '{_DISTRIBUTION}[{extra}]'"
             yield Finding(Status.NOTE, f"[{extra}]", text)
         else:
             yield Finding(Status.OK, f"[{extra}]", "whole")
@@ -288,10 +295,10 @@ def lack(requirement: Requirement) -> str:
     try:
         version = importlib.metadata.version(requirement.name)
     except importlib.metadata.PackageNotFoundError:
-        return "is missing"
+        return _MISSING
     if requirement.specifier.contains(version, prereleases=True):
         return ""
-    return f"{version} is not {requirement.specifier}"
+    return f"{version} is here, not {requirement.specifier}"
 
 
 def _installed(module: str) -> bool:

@@ -79,15 +79,23 @@ def test_requirements_that_are_not_met(monkeypatch: pytest.MonkeyPatch) -> None:
     ]
     monkeypatch.setattr(importlib.metadata, "requires", lambda name: lines)
     core = found(doctor.versions)
-    assert core["torch"] == (Status.BROKEN, f"{torch.__version__} is not >=99: pip install 'torch>=99'")
+    assert core["torch"] == (Status.BROKEN, f"{torch.__version__} is here, not >=99: pip install 'torch>=99'")
     assert core["no-such-package"] == (Status.BROKEN, "is missing: pip install 'no-such-package'")
     assert core["numpy"][0] is Status.OK
     optional = found(doctor.extras)
-    what = f"no-such-extra is missing, torch {torch.__version__} is not >=99"
+    what = f"lacks no-such-extra, torch ({torch.__version__} is here, not >=99)"
     assert optional["[sb3]"] == (Status.NOTE, f"{what}: pip install 'defm-rl[sb3]'")
     assert optional["[experiments]"] == (Status.NOTE, f"{what}: pip install 'defm-rl[experiments]'")
     assert optional["[envs]"] == (Status.OK, "whole")
     assert not {"[dev]", "[all]"} & optional.keys()
+
+
+def test_a_folder_that_is_imported_but_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "_DISTRIBUTION", "no-such-distribution")
+    status, text = found(doctor.versions)["no-such-distribution"]
+    assert status is Status.BROKEN
+    assert "pip install -e ." in text
+    assert not found(doctor.extras)
 
 
 def test_rendering(monkeypatch: pytest.MonkeyPatch) -> None:
