@@ -27,6 +27,13 @@ from defm_rl.kernels import cpu_depth
 MAX_DEPTH_M = 100.0
 """Depth beyond this is clipped to it."""
 
+INPUT_CHANNELS = {
+    "defm": "DeFM's three channels, standardised",
+    "log": "log1p(d) / log1p(100), from 0 to 1, three times",
+    "metres": "metres from 0 to 100, three times",
+}
+"""What networks take, by name: holes are 0 before any standardisation, and depth beyond 100 m counts as 100 m."""
+
 MEAN = (0.248880, 0.495620, 0.492858)
 STD = (0.139357, 0.271314, 0.297177)
 
@@ -343,6 +350,48 @@ def normalize_channels(
     if depth.device.type == "cpu" and depth.dtype == torch.float32 and depth.numel() > 0 and _just_runs():
         return cpu_depth.normalize(depth, target, padded, _SCALE, _SHIFT, _NEAR, MAX_DEPTH_M).to(dtype)
     return _normalize_in_place(depth, target, pad_to).to(dtype)
+
+
+def input_channels(
+    depth: Tensor,
+    kind: str,
+    size: Size | None = None,
+    pad_to: int | None = None,
+    *,
+    multiple_of: int | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
+    """What networks of a kind take of depth that `as_depth` has accepted.
+
+    Args:
+        depth: (B, H, W), floating, metres.
+        kind: One of `INPUT_CHANNELS`.
+        size: See `normalize_depth`.
+        pad_to: See `normalize_depth`.
+        multiple_of: See `normalize_depth`.
+        dtype: See `normalize_depth`.
+
+    Returns:
+        (B, 3, H', W').
+
+    Raises:
+        TypeError, ValueError: See `normalize_channels`; or the kind is unknown.
+    """
+    if kind == "defm":
+        return normalize_channels(depth, size, pad_to, multiple_of=multiple_of, dtype=dtype)
+    if kind not in INPUT_CHANNELS:
+        raise ValueError(f"input_channels must be one of {', '.join(INPUT_CHANNELS)}; got {kind!r}")
+    target = target_size(depth.shape[1], depth.shape[2], size, multiple_of)
+    plane = depth if depth.dtype == torch.float64 else depth.float()
+    plane = plane.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0).clamp(0.0, MAX_DEPTH_M)
+    if kind == "log":
+        plane = plane.log1p() / _FAR
+    plane = plane.unsqueeze(1)
+    if target != tuple(depth.shape[1:]):
+        plane = _resize(plane, target)
+    height, width = _padded(target, pad_to)
+    plane = F.pad(plane, (0, width - target[1], 0, height - target[0]))
+    return plane.expand(-1, 3, -1, -1).to(dtype)
 
 
 def target_size(height: int, width: int, size: Size | None = None, multiple_of: int | None = None) -> tuple[int, int]:

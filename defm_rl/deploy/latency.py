@@ -63,11 +63,12 @@ def measure(
 def _subjects(given: str, size: tuple[int, int]) -> dict[str, dict[str, Any]]:
     if Path(given).is_file():
         return {"ONNX Runtime": {"kind": "file", "path": given}}
-    from defm_rl.encoders.zoo import CARDS
+    from defm_rl.encoders import find_card
 
-    name = given if given in CARDS else f"defm_{given}"
-    if name not in CARDS:
-        raise FileNotFoundError(f"{given!r} is neither an exported file nor an encoder: {', '.join(CARDS)}.")
+    try:
+        name = find_card(given).name
+    except ValueError as error:
+        raise FileNotFoundError(f"{given!r} is neither an exported file nor an encoder: {error}") from error
     common = {"encoder": name, "size": list(size)}
     return {
         "eager": {"kind": "eager", **common},

@@ -1,13 +1,16 @@
-"""The DeFM networks, their zoo and their weights; needs torch and huggingface_hub only."""
+"""The networks, the registry of all encoders, and their weights; needs torch and huggingface_hub only."""
 
+from defm_rl.encoders.base import Encoder
 from defm_rl.encoders.depth_encoder import DepthEncoder
 from defm_rl.encoders.distributed import keep_frozen_local
 from defm_rl.encoders.output import EncoderOutput
+from defm_rl.encoders.registry import EncoderCard, build_encoder, find_card, list_encoders, register_encoder
 from defm_rl.encoders.weights import WeightsInfo, WeightsUnavailableError
-from defm_rl.encoders.zoo import EncoderCard, build_encoder, find_card, list_encoders, load_encoder
+from defm_rl.encoders.zoo import load_encoder
 
 __all__ = [
     "DepthEncoder",
+    "Encoder",
     "EncoderCard",
     "EncoderOutput",
     "WeightsInfo",
@@ -17,4 +20,5 @@ __all__ = [
     "keep_frozen_local",
     "list_encoders",
     "load_encoder",
+    "register_encoder",
 ]

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from defm_rl.depth import DepthFormat, Unit, is_traced, looks_metric, normalize_channels, warn_of_scale
+from defm_rl.depth import DepthFormat, Unit, input_channels, is_traced, looks_metric, warn_of_scale
 from defm_rl.encoders.base import Encoder
 from defm_rl.encoders.files import write_weights
 from defm_rl.encoders.freezing import FrozenWeights, freeze, full_state, unfreeze
@@ -20,28 +20,33 @@ from defm_rl.encoders.inference import Compiled, FrozenRunner
 from defm_rl.encoders.layers import StochasticDepth, use_cpu_kernels
 from defm_rl.encoders.output import EncoderOutput
 from defm_rl.encoders.pooling import SIZED_POOLS, make_pool
+from defm_rl.encoders.registry import find_card
 from defm_rl.encoders.weights import WeightsInfo
-from defm_rl.encoders.zoo import find_card, load_encoder
+from defm_rl.encoders.zoo import load_encoder
 from defm_rl.kernels import cpu
 from defm_rl.names import hint
 
 Size = int | tuple[int, int]
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_PROBE = 224  # pixels of the images that tell which parameters matter, where any size will do
 COMPILERS = ("auto", "inductor", "off")
+_VARYING = (StochasticDepth, nn.modules.dropout._DropoutNd, nn.modules.batchnorm._BatchNorm)
+"""What gives other features in training mode than in evaluation mode."""
 CHUNK = 1024
 """Images that are encoded at once at the most, unless it is said otherwise."""
 
 
 class DepthEncoder(nn.Module):
-    """A DeFM encoder that takes metric depth and gives one vector per image.
+    """An encoder that takes metric depth and gives one vector per image.
 
     What is frozen stays frozen: its weights are buffers outside `parameters()` and `state_dict()`, `apply()` does not
     reach them, `train()` leaves them in evaluation mode, and no gradient graph is built through them. A checkpoint
     holds the encoder's name and the sha256 of its weights instead, as a tensor, and both are verified on loading.
 
     Args:
-        encoder: A published model's name, see `list_encoders()`, with or without "defm_".
+        encoder: A name, see `find_card`: a published encoder's, with or without "defm_"; that of one that was
+            registered by `register_encoder`; or "package.module:Class(width=64)".
         weights: "hub", the path of a file, see `load_encoder`, or "random".
         features: "global", a map ("P3", "P4", "P5"; "P14" for a ViT), or several of them, concatenated in that order.
         pool: How a map becomes a vector: "mean", "columns" (mean over height), "grid" (averages over a grid of cells),
@@ -49,9 +54,9 @@ class DepthEncoder(nn.Module):
         grid: Rows and columns of the "grid" pool.
         bifpn: Whether the CNNs' maps pass through the BiFPN, as they were distilled, or come from the backbone.
         trainable: "none", "all", or the names of the stages to train (`list_encoders()` has them).
-        stochastic_depth: Whether EfficientNets drop residual branches at random where they are trained, in training
-            mode: for supervised training. A policy whose features differ between rollout and update learns from wrong
-            probability ratios.
+        stochastic_depth: Whether what is trained may vary at random or with the batch in training mode, as stochastic
+            depth, dropout and batch normalization do: for supervised training. A policy whose features differ between
+            rollout and update learns from wrong probability ratios.
         image_size: Height and width of the depth that will come, before any resize. Needed by the pools whose size
             depends on it, "columns" and "flatten".
         size: Resizes to this height and width (or square side) first.
@@ -127,7 +132,7 @@ class DepthEncoder(nn.Module):
         self._check_features()
         # The Bi-FPN adds levels of unlike strides cell by cell: sizes must divide. A ViT cuts the image into patches.
         self._pad_to = self.card.size_multiple if self._uses_bifpn else None
-        self._multiple_of = self.card.size_multiple if self.card.family == "vit" else None
+        self._multiple_of = self.card.resized_to
 
         self._image_size = map_input = self.size or _pair(image_size)
         self._fixed_maps: dict[str, tuple[int, int]] = {}  # sizes of the maps that feature_dim depends on
@@ -284,14 +289,14 @@ class DepthEncoder(nn.Module):
         self.train(self.training)
 
     def train(self, mode: bool = True) -> Self:
-        """Sets training mode, except for what is frozen, and for stochastic depth unless it was asked for."""
+        """Sets training mode, except for what is frozen, and, without `stochastic_depth`, for what varies in it."""
         super().train(mode)
         prefixes = self.net.stage_prefixes()
         trained = tuple(prefix for stage in self._trainable for prefix in prefixes[stage])
         for name, module in self.net.named_modules():
             # By name, since a stochastic depth has no weights that would say whether it is frozen.
             is_trained = bool(trained) and f"{name}.".startswith(trained)
-            allowed = self.stochastic_depth or not isinstance(module, StochasticDepth)
+            allowed = self.stochastic_depth or not isinstance(module, _VARYING)
             module.training = mode and is_trained and allowed
         return self
 
@@ -373,7 +378,7 @@ class DepthEncoder(nn.Module):
 
     @property
     def _uses_bifpn(self) -> bool:
-        return self.bifpn and self.card.family != "vit" and any(name != "global" for name in self.features)
+        return self.bifpn and self.card.bifpn_channels is not None and any(name != "global" for name in self.features)
 
     def _images(self, depth: Tensor | np.ndarray) -> Tensor:
         # On a robot and in a rollout, a frame without any valid pixel is one of holes, and no reason to stop.
@@ -440,17 +445,17 @@ class DepthEncoder(nn.Module):
     @property
     def _multiplies_bfloat16(self) -> bool:
         """Whether bfloat16 on a CPU is what our kernels multiply, between maps in float32: for CNNs, where it pays."""
-        in_bfloat16 = self.precision == "bfloat16" and self.dtype == torch.float32 and self.card.family != "vit"
+        in_bfloat16 = self.precision == "bfloat16" and self.dtype == torch.float32 and self.net.has_cpu_kernels
         return in_bfloat16 and cpu.multiplies_bfloat16()
 
     def _has_channels_last_on_a_cpu(self) -> bool:
-        """Whether float32 is faster with the channels last; for ResNets, only where the convolutions are ours."""
-        return self.card.family in ("regnet", "efficientnet") or (self.card.family == "resnet" and cpu.available())
+        """Whether float32 is faster with the channels last; for some, only where our kernels multiply."""
+        return self.net.prefers_channels_last or (self.net.has_cpu_kernels and cpu.available())
 
     @property
     def sharing_threads(self) -> int:
-        """Threads that encode a share of a batch each; one for a ViT, whose large products PyTorch shares better."""
-        return 1 if self.card.family == "vit" else self.threads
+        """Threads that encode a share of a batch each; one where PyTorch shares each operation better."""
+        return self.threads if self.net.shares_batches else 1
 
     def copied_bytes(self, device: str) -> int:
         """Bytes of the copy of the weights that a frozen encoder works with on a type of device; 0 without one."""
@@ -491,8 +496,13 @@ class DepthEncoder(nn.Module):
         self._runner = self._runner_weights = self._compiled = None
 
     def _normalized(self, depth: Tensor, dtype: torch.dtype | None = None) -> Tensor:
-        return normalize_channels(
-            depth, self.size, pad_to=self._pad_to, multiple_of=self._multiple_of, dtype=dtype or self.dtype
+        return input_channels(
+            depth,
+            self.card.input_channels,
+            self.size,
+            pad_to=self._pad_to,
+            multiple_of=self._multiple_of,
+            dtype=dtype or self.dtype,
         )
 
     def _raw(self, x: Tensor, net: nn.Module | None = None) -> EncoderOutput:
@@ -517,7 +527,7 @@ class DepthEncoder(nn.Module):
         return features.float() if self.precision != "float32" else features.to(x.dtype)
 
     def _check_features(self) -> None:
-        known = ("global", *self.card.levels)
+        known = tuple(self.card.channels)
         unknown = [name for name in self.features if name not in known]
         if unknown or not self.features or len(set(self.features)) < len(self.features):
             raise ValueError(
@@ -552,9 +562,11 @@ class DepthEncoder(nn.Module):
         """Names of parameters that the chosen features do not depend on, found by asking autograd."""
         if not parameters:
             return set()
-        side = 2 * self.card.size_multiple
+        size = (2 * self.card.size_multiple,) * 2
+        if self.card.size_multiple == 1:  # some networks take images of one size only
+            size = self._image_size or (_PROBE, _PROBE)
         with torch.enable_grad():
-            output = self._raw(torch.ones(1, 3, side, side, device=self.device, dtype=self.dtype))
+            output = self._raw(torch.ones(1, 3, *size, device=self.device, dtype=self.dtype))
             tensors = [t for t in (output.global_features, *output.maps.values()) if t is not None]
             total = torch.stack([t.sum() for t in tensors]).sum()
             if not total.requires_grad:

@@ -78,6 +78,7 @@ class EfficientNet(Backbone):
 
     stages = {"stem": ("features.0",), **{f"stage{i}": (f"features.{i}",) for i in range(1, USED_STAGES + 1)}}
     taps = {"P3": "stage3", "P4": "stage4", "P5": "stage6"}
+    prefers_channels_last = True
 
     def __init__(self, config: EfficientNetConfig) -> None:
         super().__init__()

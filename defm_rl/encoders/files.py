@@ -242,7 +242,12 @@ def _readings(
 
 def _identity(table: Mapping[str, object], prefix: str, encoder: str) -> EncoderIdentity | None:
     """Of the `DepthEncoder` whose network has this prefix, where it is one of this name."""
-    state = table.get(f"{prefix.removesuffix(_NETWORK)}{EXTRA_STATE}") if prefix.endswith(_NETWORK) else None
+    state = None
+    while state is None and prefix.endswith(
+        _NETWORK
+    ):  # one within another, where it is the network of a `PlainEncoder`
+        prefix = prefix.removesuffix(_NETWORK)
+        state = table.get(f"{prefix}{EXTRA_STATE}")
     if not isinstance(state, Tensor | Mapping):
         return None
     try:

@@ -17,11 +17,13 @@ class Backbone(nn.Module):
         stages: For each stage the submodules that make it up, in the order in which they run.
         taps: After which stage each map is taken, finest first.
         channels: Channels of each map.
+        prefers_channels_last: See `Encoder`.
     """
 
     stages: ClassVar[dict[str, tuple[str, ...]]]
     taps: ClassVar[dict[str, str]]
     channels: dict[str, int]
+    prefers_channels_last: ClassVar[bool] = False
 
     def forward(self, x: Tensor, levels: Collection[str]) -> dict[str, Tensor]:
         """Runs the stages up to the last one that is needed.
@@ -56,8 +58,11 @@ class ConvEncoder(Encoder):
         bifpn_channels: Channels of the maps after the BiFPN.
     """
 
+    has_cpu_kernels = True
+
     def __init__(self, backbone: Backbone, bifpn_channels: int) -> None:
         super().__init__()
+        self.prefers_channels_last = backbone.prefers_channels_last
         self.strides = {"P3": 8, "P4": 16, "P5": 32}
         self.size_multiple = 32
         self.bifpn_channels: int = bifpn_channels

@@ -74,6 +74,7 @@ class RegNet(Backbone):
         "block4": ("trunk_output.block4",),
     }
     taps = {"P3": "block2", "P4": "block3", "P5": "block4"}
+    prefers_channels_last = True
 
     def __init__(self, config: RegNetConfig) -> None:
         super().__init__()

@@ -115,6 +115,8 @@ VIT_L14 = ViTConfig(1024, 24, 16)
 class VisionTransformer(Encoder):
     """A DeFM vision transformer. Its global features are the class token, its one map "P14" the patch tokens."""
 
+    shares_batches = False  # PyTorch shares its large products better
+
     def __init__(self, config: ViTConfig) -> None:
         super().__init__()
         dim = config.dim

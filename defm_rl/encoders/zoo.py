@@ -1,74 +1,33 @@
-"""The published encoders: a card for each, and how to build and load them."""
+"""The published encoders' cards, and how encoders of any name are loaded with weights."""
 
 import dataclasses
-import difflib
 import os
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 import torch
 
-from defm_rl.encoders.architectures import build_network
+from defm_rl.encoders.architectures import ARCHITECTURES
 from defm_rl.encoders.base import Encoder
 from defm_rl.encoders.files import load_state, read_weights
 from defm_rl.encoders.identity import EncoderIdentity
+from defm_rl.encoders.registry import (
+    EncoderCard,
+    build_encoder,
+    find_card,
+    is_published,
+    register_encoder,
+)
 from defm_rl.encoders.weights import (
     InvalidWeightsError,
     WeightsInfo,
     WeightsNotFoundError,
     WeightsUnavailableError,
     find_weights,
+    first_line,
     read_adaptation,
     state_sha256,
 )
-
-
-@dataclass(frozen=True)
-class EncoderCard:
-    """What is known of a published encoder before it is built.
-
-    The figures are those in the README of defm 1.1.0, at 224x224; it states neither precision nor runtime.
-
-    Attributes:
-        name: As the checkpoint is called, such as "defm_resnet18".
-        family: "resnet", "regnet", "efficientnet" or "vit".
-        parameters: Number of parameters, BiFPN and norms included.
-        channels: Length of the "global" features, and channels of each map as the backbone gives it, finest first.
-        bifpn_channels: Channels of every map after the BiFPN; None for the ViTs, which have none.
-        stages: What can be trained by itself, from input to output.
-        rtx4090_batch128_ms: Published latency of a batch of 128 on an RTX 4090.
-        jetson_orin_ms: Published latency on a Jetson Orin.
-        knn_top5_percent: Published top-5 k-nearest-neighbour accuracy on ImageNet-1k depth.
-        linear_probe_percent: Published linear-probe accuracy on ImageNet-1k depth.
-    """
-
-    name: str
-    family: str
-    parameters: int
-    channels: dict[str, int]
-    bifpn_channels: int | None
-    stages: tuple[str, ...]
-    rtx4090_batch128_ms: float
-    jetson_orin_ms: float
-    knn_top5_percent: float
-    linear_probe_percent: float
-
-    @property
-    def levels(self) -> tuple[str, ...]:
-        """Names of the feature maps, finest first."""
-        return tuple(name for name in self.channels if name != "global")
-
-    @property
-    def strides(self) -> dict[str, int]:
-        """Pixels of the input per cell of each map."""
-        return {level: _STRIDES[level] for level in self.levels}
-
-    @property
-    def size_multiple(self) -> int:
-        """What height and width must be multiples of: always for the ViTs, with BiFPN for the others."""
-        return max(self.strides.values())
-
 
 _STRIDES = {"P3": 8, "P4": 16, "P5": 32, "P14": 14}
 _STAGES = {
@@ -84,12 +43,37 @@ def _cnn(
 ) -> EncoderCard:
     channels = {"global": maps[-1], **dict(zip(("P3", "P4", "P5"), maps, strict=True))}
     family = name.split("_")[0].rstrip("0123456789")
-    return EncoderCard(f"defm_{name}", family, parameters, channels, bifpn, _STAGES[family], *published)
+    return _card(name, family, parameters, channels, bifpn, published)
 
 
 def _vit(name: str, parameters: int, width: int, published: tuple[float, ...]) -> EncoderCard:
-    channels = {"global": width, "P14": width}
-    return EncoderCard(f"defm_{name}", "vit", parameters, channels, None, _STAGES["vit"], *published)
+    return _card(name, "vit", parameters, {"global": width, "P14": width}, None, published)
+
+
+def _card(
+    name: str,
+    family: str,
+    parameters: int,
+    channels: dict[str, int],
+    bifpn: int | None,
+    published: tuple[float, ...],
+) -> EncoderCard:
+    strides = {level: _STRIDES[level] for level in channels if level != "global"}
+    batch_ms, orin_ms, knn_percent, probe_percent = published
+    return EncoderCard(
+        f"defm_{name}",
+        channels,
+        strides,
+        _STAGES[family],
+        bifpn,
+        max(strides.values()),
+        family=family,
+        parameters=parameters,
+        rtx4090_batch128_ms=batch_ms,
+        jetson_orin_ms=orin_ms,
+        knn_top5_percent=knn_percent,
+        linear_probe_percent=probe_percent,
+    )
 
 
 # Parameters, channels of P3 to P5, BiFPN channels; ms on RTX 4090 (batch 128) and Jetson Orin, k-NN and linear probe %.
@@ -112,45 +96,8 @@ CARDS: dict[str, EncoderCard] = {
 }
 
 
-def list_encoders() -> list[EncoderCard]:
-    """The cards of all published encoders."""
-    return list(CARDS.values())
-
-
-def published_name(name: str) -> str:
-    """The name under which an encoder was published, which may be asked for without "defm_"; others as they are."""
-    return f"defm_{name}" if f"defm_{name}" in CARDS else name
-
-
-def find_card(name: str) -> EncoderCard:
-    """The card of a published encoder, by its name with or without "defm_".
-
-    Raises:
-        ValueError: The name is unknown; the message suggests one.
-    """
-    card = CARDS.get(published_name(name))
-    if card is not None:
-        return card
-    # Compared without the prefix, which would make everything look alike.
-    short = {card.removeprefix("defm_"): card for card in CARDS}
-    close = difflib.get_close_matches(str(name).lower().replace("-", "_").removeprefix("defm_"), short, n=1, cutoff=0.5)
-    suggestion = f" Did you mean {short[close[0]]!r}?" if close else ""
-    raise ValueError(f"Unknown encoder {name!r}.{suggestion} There are: {', '.join(CARDS)}.")
-
-
-def build_encoder(name: str) -> Encoder:
-    """Build an encoder with random weights from PyTorch's global generator.
-
-    Args:
-        name: A published encoder's name, see `find_card`.
-
-    Returns:
-        The network, in training mode.
-
-    Raises:
-        ValueError: The name is unknown; the message suggests one.
-    """
-    return build_network(find_card(name).name)
+for _published in CARDS.values():
+    register_encoder(_published, ARCHITECTURES[_published.name], published=True)
 
 
 def load_encoder(
@@ -164,10 +111,10 @@ def load_encoder(
     """Load an encoder as published, or as it was trained since.
 
     Args:
-        name: A published encoder's name, see `find_card`.
-        weights: "hub" for the published ones; the path of a `.pth` or `.safetensors` file, of a whole policy's
-            checkpoint or of Stable-Baselines3's `.zip`, with the weights somewhere in it, see
-            `defm_rl.encoders.files`; or "random".
+        name: An encoder's name, see `find_card`.
+        weights: "hub" for the published ones, which encoders that are not DeFM's get by their own
+            `load_pretrained`; the path of a `.pth` or `.safetensors` file, of a whole policy's checkpoint or of
+            Stable-Baselines3's `.zip`, with the weights somewhere in it, see `defm_rl.encoders.files`; or "random".
         revision: The Hub's branch, tag or commit.
         cache_dir: The Hub's cache directory.
         seed: Seeds random weights, and leaves PyTorch's generators as they are.
@@ -185,33 +132,74 @@ def load_encoder(
     if weights == "random":
         with torch.device("cpu"), torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed every GPU, too
-            network = build_network(name)
+            network = build_encoder(name)
         info = WeightsInfo(name, "random", state_sha256(network), seed=seed)
+    elif weights == "hub" and not is_published(name):
+        network = _pretrained(name)
+        info = WeightsInfo(name, "hub", state_sha256(network))
     else:
         info = find_weights(name, weights, revision=revision, cache_dir=cache_dir)
-        path = info.path
-        assert path is not None
-        with torch.device("meta"):  # no time for an initialisation that is overwritten
-            network = build_network(name)
-        reading = read_weights(path, name, network.state_dict())
-        state = reading.state
-        if reading.identity is not None:
-            info = dataclasses.replace(info, parent=reading.identity.sha256, trained=reading.identity.trainable)
-        if reading.missing:
-            assert reading.identity is not None
-            parent = _load_parent(reading.identity, info, revision=revision, cache_dir=cache_dir)
-            state = {**parent.state_dict(), **state}
-        load_state(network, state)
-        info = dataclasses.replace(info, adaptation=read_adaptation(path))
+        network = blank_encoder(name)
+        info = _fill(network, info, revision=revision, cache_dir=cache_dir)
     network.provenance = info
     return network.eval()
+
+
+def blank_encoder(name: str) -> Encoder:
+    """An encoder to be filled with weights, or to be asked what it is; DeFM's take neither time nor memory.
+
+    Those of others are built as they are: what they compute on the way, such as tables, would be lost without memory.
+    """
+    if is_published(name):
+        with torch.device("meta"):
+            return build_encoder(name)
+    with torch.device("cpu"), torch.random.fork_rng(devices=[]):
+        return build_encoder(name)
+
+
+def _pretrained(name: str) -> Encoder:
+    """An encoder with the weights that its authors have published.
+
+    Raises:
+        WeightsNotFoundError: Where it has none.
+        WeightsUnavailableError: Where they cannot be had.
+    """
+    network = blank_encoder(name)
+    try:
+        network.load_pretrained()
+    except NotImplementedError as error:
+        raise WeightsNotFoundError(
+            f"{name} has no published weights: pass weights='random', or the path of a file."
+        ) from error
+    except Exception as error:  # whatever its library raises without a network
+        raise WeightsUnavailableError(
+            f"The published weights of {name} could not be had ({type(error).__name__}: {first_line(error)}). "
+            "weights='random' needs no file, but knows nothing."
+        ) from error
+    return network
+
+
+def _fill(network: Encoder, info: WeightsInfo, **hub: Any) -> WeightsInfo:
+    """Gives a network the weights of a file; returns what the file says of them beside what is known."""
+    path = info.path
+    assert path is not None
+    prefix = network.file_prefix
+    wanted = {name.removeprefix(prefix): x for name, x in network.state_dict().items()}
+    reading = read_weights(path, info.encoder, wanted)
+    state = {f"{prefix}{name}": x for name, x in reading.state.items()}
+    if reading.identity is not None:
+        info = dataclasses.replace(info, parent=reading.identity.sha256, trained=reading.identity.trainable)
+    if reading.missing:
+        assert reading.identity is not None
+        state = {**_load_parent(reading.identity, info, **hub).state_dict(), **state}
+    load_state(network, state)
+    return dataclasses.replace(info, adaptation=read_adaptation(path))
 
 
 @lru_cache(maxsize=32)
 def tensor_names(name: str) -> tuple[str, ...]:
     """The names of an encoder's weights, as its files have them; frozen or not does not matter."""
-    with torch.device("meta"):
-        return tuple(build_network(name).state_dict())
+    return tuple(blank_encoder(name).state_dict())
 
 
 def _load_parent(identity: EncoderIdentity, child: WeightsInfo, **hub: Any) -> Encoder:

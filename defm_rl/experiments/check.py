@@ -6,10 +6,10 @@ from pathlib import Path
 import torch
 from omegaconf import MISSING
 
-from defm_rl.encoders import DepthEncoder
-from defm_rl.encoders.architectures import build_network
+from defm_rl.encoders import DepthEncoder, find_card
+from defm_rl.encoders.registry import is_published
 from defm_rl.encoders.weights import WeightsInfo, find_weights
-from defm_rl.encoders.zoo import CARDS
+from defm_rl.encoders.zoo import blank_encoder
 from defm_rl.experiments.config import Config, ConfigError, EncoderConfig, group_options, option_of, refused_settings
 from defm_rl.experiments.environments import encoder_kwargs, named_layouts, sees_features, trainable_stages
 from defm_rl.experiments.networks import DepthCnn
@@ -75,12 +75,14 @@ def _check_encoder(config: EncoderConfig, image_size: tuple[int, int] | None) ->
         DepthCnn(image_size)
     if config.kind != "defm":
         return
-    if config.name not in CARDS:
-        raise ConfigError(f"encoder.name={config.name} is none{hint(config.name, CARDS)}.")
+    try:
+        find_card(config.name)
+    except (ValueError, TypeError) as error:
+        raise ConfigError(f"encoder.name={config.name}: {error}") from error
     if config.weights not in ("hub", "random") and not Path(config.weights).expanduser().is_file():
         find_weights(config.name, config.weights)
-    with torch.device("meta"):
-        network = build_network(config.name)
+    network = blank_encoder(config.name)
+    with torch.device("meta" if is_published(config.name) else "cpu"):
         network.provenance = WeightsInfo(config.name, "random", "")
         encoder = DepthEncoder(**encoder_kwargs(config), image_size=image_size, network=network)
         encoder.unfreeze(trainable_stages(config))

@@ -12,7 +12,7 @@ from torch import Tensor
 from defm_rl.depth import Unit
 from defm_rl.encoders import DepthEncoder
 from defm_rl.encoders.base import Encoder
-from defm_rl.encoders.zoo import CARDS, published_name
+from defm_rl.encoders.registry import is_known, published_name
 from defm_rl.terms.cameras import Ids, SceneCamera, SensedCamera, marked
 
 
@@ -217,7 +217,7 @@ class SharedDepth:
             try:
                 made = _make_encoder(encoder, sensed.image_size, torch.device(env.device))
             except (ValueError, TypeError) as error:
-                key_of_error = where if encoder.encoder in CARDS else f"{where}.encoder"
+                key_of_error = where if is_known(encoder.encoder) else f"{where}.encoder"
                 raise ValueError(f"{key_of_error}: {error}") from error
             self.encoded[key] = EncodedCamera(sensed, made, encoder.chunk)
         return self.encoded[key]
