@@ -21,6 +21,7 @@ from defm_rl.experiments.config import (
     Config,
     ConfigError,
     compose_config,
+    is_key,
     known_keys,
     refused_settings,
     with_search_path,
@@ -132,7 +133,7 @@ def parse(arguments: Sequence[str]) -> tuple[Run | None, Settings, list[str]]:
     others = [argument for argument in overrides if argument.partition("=")[0] not in own]
     if len(folders) > 1:
         raise ConfigError(f"An encoder is adapted for one run at a time, got {len(folders)}: {', '.join(folders)}.")
-    if others and (folders or any(argument.partition("=")[0] not in known_keys() for argument in others)):
+    if others and (folders or any(not is_key(argument.partition("=")[0]) for argument in others)):
         settings.parse(Settings, others, also=[] if folders else known_keys())  # says what is wrong
     chosen = settings.parse(Settings, [argument for argument in overrides if argument not in others])
     if chosen.sensors is not None:

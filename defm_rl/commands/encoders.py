@@ -1,4 +1,4 @@
-"""`defm-rl encoders`: the published encoders as a table."""
+"""`defm-rl encoders`: the published encoders, and those that were registered, as a table."""
 
 import sys
 from collections.abc import Sequence
@@ -7,7 +7,8 @@ from defm_rl.encoders import list_encoders
 
 _NOTE = """\
 maps: channels by level as the backbone gives them (P3, P4, P5 at strides 8, 16, 32; P14: patches of 14 pixels).
-BiFPN: channels of every map after it; the ViTs have none.
+BiFPN: channels of every map after it; others have none.
+Those that begin with defm_ are DeFM's; "package.module:Class(width=64)" names one that is not registered.
 Published figures, from the README of defm 1.1.0, at 224x224: latency in ms of a batch of 128 on an RTX 4090 and on a
 Jetson Orin (precision and runtime not stated); top-5 k-NN and linear-probe accuracy on ImageNet-1k depth, in %.
 """
@@ -26,19 +27,19 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def encoder_table() -> str:
-    """The published encoders as an aligned table, with a note on what its figures are."""
+    """All encoders that are known by name as an aligned table, with a note on what its figures are."""
     header = ("encoder", "params (M)", "global", "maps", "BiFPN", "4090 ms", "Orin ms", "k-NN %", "probe %")
     rows = [
         (
             card.name,
-            f"{card.parameters / 1e6:.1f}",
-            str(card.channels["global"]),
-            ", ".join(f"{level} {card.channels[level]}" for level in card.levels),
+            _figure(None if card.parameters is None else card.parameters / 1e6, 1),
+            str(card.channels.get("global", "-")),
+            ", ".join(f"{level} {card.channels[level]}" for level in card.levels) or "-",
             "-" if card.bifpn_channels is None else str(card.bifpn_channels),
-            f"{card.rtx4090_batch128_ms:.2f}",
-            f"{card.jetson_orin_ms:.2f}",
-            f"{card.knn_top5_percent:.2f}",
-            f"{card.linear_probe_percent:.2f}",
+            _figure(card.rtx4090_batch128_ms),
+            _figure(card.jetson_orin_ms),
+            _figure(card.knn_top5_percent),
+            _figure(card.linear_probe_percent),
         )
         for card in list_encoders()
     ]
@@ -52,3 +53,7 @@ def encoder_table() -> str:
         for row in (header, ["-" * width for width in widths], *rows)
     ]
     return "\n".join(line.rstrip() for line in lines) + "\n\n" + _NOTE
+
+
+def _figure(value: float | None, digits: int = 2) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"

@@ -14,6 +14,7 @@ from defm_rl.experiments.config import (
     ConfigError,
     compose_config,
     group_options,
+    is_key,
     known_keys,
     refused_settings,
     with_search_path,
@@ -73,7 +74,7 @@ def _run(arguments: Sequence[str]) -> list[str]:
     mine = [argument for argument in arguments if argument.partition("=")[0] in own]
     others = [argument for argument in arguments if argument not in mine]
     for argument in others:
-        if argument.partition("=")[0] not in known_keys():
+        if not is_key(argument.partition("=")[0]):
             settings.parse(Settings, [argument], also=known_keys())
     chosen = settings.parse(Settings, mine)
     names = settings.sensor_names(chosen.sensors)

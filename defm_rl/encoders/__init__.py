@@ -1,6 +1,7 @@
 """The networks, the registry of all encoders, and their weights; needs torch and huggingface_hub only."""
 
 from defm_rl.encoders.base import Encoder
+from defm_rl.encoders.baselines import TimmEncoder, TorchvisionResNet
 from defm_rl.encoders.depth_encoder import DepthEncoder
 from defm_rl.encoders.distributed import keep_frozen_local
 from defm_rl.encoders.output import EncoderOutput
@@ -13,6 +14,8 @@ __all__ = [
     "Encoder",
     "EncoderCard",
     "EncoderOutput",
+    "TimmEncoder",
+    "TorchvisionResNet",
     "WeightsInfo",
     "WeightsUnavailableError",
     "build_encoder",

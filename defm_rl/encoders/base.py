@@ -1,5 +1,6 @@
 """What all encoders have in common: their interface, and the choice of features."""
 
+import itertools
 from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING
 
@@ -135,10 +136,12 @@ class PlainEncoder(Encoder):
 
 
 def stages_of(network: nn.Module) -> dict[str, tuple[str, ...]]:
-    """Each submodule that has parameters or buffers as a stage; the network's own belong to the first."""
+    """Each submodule with weights as a stage, by the beginnings of their names; the network's own are in the first."""
     stages: dict[str, tuple[str, ...]] = {
-        name: (f"{name}.",) for name, part in network.named_children() if part.state_dict()
+        name: (f"{name}.",)
+        for name, part in network.named_children()
+        if next(itertools.chain(part.parameters(), part.buffers()), None) is not None
     }
     own = (*network._parameters, *network._buffers)
     first = next(iter(stages), "network")
-    return {first: (*own, *stages.get(first, ())), **{k: v for k, v in stages.items() if k != first}} if own else stages
+    return {first: (*own, *stages.pop(first, ())), **stages} if own else stages

@@ -166,7 +166,11 @@ def custom_name(class_name: str, kwargs: Mapping[str, Any]) -> str:
         raise ValueError(f'An encoder\'s class is named as "package.module:Class"; got {class_name!r}.')
     arguments = ", ".join(f"{key}={value!r}" for key, value in sorted(kwargs.items()))
     name = f"{class_name}({arguments})" if arguments else class_name
-    if _parsed(name) != (class_name, dict(kwargs)):
+    try:
+        can_be_read = _parsed(name) == (class_name, dict(kwargs))
+    except ValueError:
+        can_be_read = False
+    if not can_be_read:
         raise ValueError(
             f"The arguments of {class_name} must be numbers, strings, lists and dicts; got {dict(kwargs)}."
         )

@@ -18,12 +18,13 @@ from hydra.errors import HydraException
 from omegaconf import MISSING, DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
+from defm_rl.encoders.registry import custom_name, published_name
 from defm_rl.encoders.weights import InvalidWeightsError, WeightsNotFoundError, WeightsUnavailableError
 from defm_rl.envs import LocomotionConfig, ManipulationConfig, NavigationConfig
 
 CONF_MODULE = "defm_rl.experiments.conf"
 
-FREE = ("env.kwargs",)
+FREE = ("env.kwargs", "encoder.kwargs")
 """Keys that hold whatever the code of others takes, by names of its own."""
 
 SEARCH_PATH = "hydra.searchpath"
@@ -169,8 +170,10 @@ class GymnasiumEnvConfig(EnvConfig):
 class EncoderConfig:
     """What stands between the depth image and the policy."""
 
-    kind: str = MISSING  # defm: a DeFM encoder | cnn: a small CNN from scratch | blind: the policy gets no depth
+    kind: str = MISSING  # defm: an encoder by name | cnn: a small CNN from scratch | blind: the policy gets no depth
     name: str = "defm_resnet18"  # see `defm-rl encoders`
+    class_name: str | None = None  # of an encoder that has no name: package.module:Class; then this is what is taken
+    kwargs: dict[str, Any] = field(default_factory=dict)  # what the class is called with
     weights: str = "hub"  # hub, a path, or random
     fallback: str = "error"  # where the hub cannot be reached: error, or go on with random weights
     features: list[str] = field(default_factory=lambda: ["global"])
@@ -188,7 +191,16 @@ class EncoderConfig:
     standardize: bool = True  # running standardization of the features, clipped at 5 deviations
 
     def __post_init__(self) -> None:
-        """One spelling of `trainable`: a list."""
+        """One spelling of `trainable`, a list, and of the encoder: its name, whoever made it."""
+        try:
+            if self.class_name is not None:
+                self.name = custom_name(self.class_name, self.kwargs)
+            elif self.kwargs:
+                raise ValueError("they are for encoder=custom, whose class they make")
+            self.name = published_name(self.name)
+        except ValueError as error:
+            key = "name" if self.class_name is None and not self.kwargs else "class_name and encoder.kwargs"
+            raise ConfigError(f"encoder.{key}: {error}") from error
         if self.trainable in (None, "none", "null"):
             self.trainable = []
         elif not isinstance(self.trainable, list | tuple):
@@ -401,6 +413,11 @@ def compose_config(overrides: Sequence[str]) -> DictConfig:
 def is_free(key: str) -> bool:
     """Whether a key is one of `FREE`, or stands below one, where any name may."""
     return key in FREE or key.startswith(tuple(f"{free}." for free in FREE))
+
+
+def is_key(key: str) -> bool:
+    """Whether some configuration can have this key."""
+    return key in known_keys() or is_free(key)
 
 
 def with_free_keys(overrides: Sequence[str]) -> list[str]:
