@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from defm_rl import DepthEncoder
-from defm_rl.encoders import list_encoders
+from defm_rl.encoders.zoo import CARDS
 
 SIZES = ((64, 64), (48, 96), (96, 160), (224, 224))
 BATCHES = (1, 16, 128, 1024)
@@ -25,7 +25,7 @@ WITHOUT = "defm_vit_l14"
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--encoders", nargs="*", default=[c.name for c in list_encoders() if c.name != WITHOUT])
+    parser.add_argument("--encoders", nargs="*", default=[name for name in CARDS if name != WITHOUT])
     parser.add_argument("--precisions", nargs="*", default=["float32"])
     parser.add_argument("--batches", type=int, nargs="*", default=BATCHES)
     parser.add_argument("--largest", type=float, default=300.0, help="GFLOP of a batch")

@@ -15,7 +15,7 @@ import torch
 import upstream
 
 from defm_rl import DepthEncoder
-from defm_rl.encoders import list_encoders
+from defm_rl.encoders.zoo import CARDS
 
 SIZES = ((64, 64), (96, 160), (224, 224))
 
@@ -85,7 +85,7 @@ def encode_once(name: str, size: tuple[int, int], batch: int, chunk: int) -> Non
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--encoders", nargs="*", default=[c.name for c in list_encoders() if c.name != "defm_vit_l14"])
+    parser.add_argument("--encoders", nargs="*", default=[name for name in CARDS if name != "defm_vit_l14"])
     args = parser.parse_args()
     cases = [("defm_regnet_y_400mf", (64, 64), 4**k, 1024) for k in range(7)]
     cases += [("defm_resnet18", (64, 64), 4**k, 1024) for k in range(7)]

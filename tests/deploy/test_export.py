@@ -12,10 +12,11 @@ from stable_baselines3 import A2C, DQN, PPO, SAC, TD3
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecFrameStack
 
-from defm_rl import DepthEncoder, list_encoders
+from defm_rl import DepthEncoder
 from defm_rl.deploy import Camera, Policy, export, export_encoder, sb3
 from defm_rl.deploy.export import Run, check
 from defm_rl.deploy.policies import ExportError, Facts
+from defm_rl.encoders.zoo import CARDS
 from defm_rl.gymnasium import EncodeDepth
 from defm_rl.rsl_rl import RslRlVecEnv
 from defm_rl.sb3 import DefmExtractor, FeatureProjection, VecEncodeDepth, VecNormalizeFeatures
@@ -214,7 +215,7 @@ def test_rsl_rl_with_a_memory(encoded, tmp_path):
     "card",
     [
         pytest.param(card, marks=() if card.name == "defm_regnet_y_400mf" else pytest.mark.slow, id=card.name)
-        for card in list_encoders()
+        for card in CARDS.values()
     ],
 )
 def test_every_encoder_alone(card, tmp_path):
