@@ -199,7 +199,7 @@ def find_card(name: str) -> EncoderCard:
     close = difflib.get_close_matches(str(name).lower().replace("-", "_").removeprefix(_PREFIX), short, n=1, cutoff=0.5)
     suggestion = f" Did you mean {short[close[0]]!r}?" if close else ""
     raise ValueError(
-        f"Unknown encoder {name!r}.{suggestion} There are: {', '.join(_CARDS)}. One that is not registered is named as "
+        f"Unknown encoder {name!r}.{suggestion} There are: {', '.join(card.name for card in list_encoders())}. One that is not registered is named as "
         '"package.module:Class".'
     )
 
