@@ -198,8 +198,9 @@ def find_card(name: str) -> EncoderCard:
     short = {card.removeprefix(_PREFIX): card for card in _CARDS}
     close = difflib.get_close_matches(str(name).lower().replace("-", "_").removeprefix(_PREFIX), short, n=1, cutoff=0.5)
     suggestion = f" Did you mean {short[close[0]]!r}?" if close else ""
+    names = ", ".join(card.name for card in list_encoders())
     raise ValueError(
-        f"Unknown encoder {name!r}.{suggestion} There are: {', '.join(card.name for card in list_encoders())}. One that is not registered is named as "
+        f"Unknown encoder {name!r}.{suggestion} There are: {names}. One that is not registered is named as "
         '"package.module:Class".'
     )
 
