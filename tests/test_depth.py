@@ -128,6 +128,7 @@ class TestChannels:
         near[:, 0, 0], far[:, 0, 0] = 100.0, 3e4
         assert torch.equal(normalize_depth(near), normalize_depth(far))
 
+    @pytest.mark.filterwarnings("ignore::defm_rl.depth.ScaleWarning")  # of the thousand kilometres
     @pytest.mark.parametrize("value", [0.0, 1.5, 1e6, math.nan, 1e-42])
     @pytest.mark.parametrize("size", [None, (8, 8)])
     def test_are_finite_for_flat_images(self, value: float, size: tuple[int, int] | None) -> None:

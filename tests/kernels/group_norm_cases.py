@@ -69,6 +69,7 @@ def assert_close(got: Tensor, expected: Tensor, tolerance: float) -> None:
     assert (got - expected).abs().max() <= tolerance * expected.abs().max().clamp(min=1e-3)
 
 
+@pytest.mark.sweep(3)
 @pytest.mark.parametrize(("shape", "layout", "activation", "residual"), CASES)
 def test_result_and_gradients(
     device: torch.device, shape: str, layout: torch.memory_format, activation: str, residual: bool

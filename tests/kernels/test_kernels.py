@@ -22,10 +22,13 @@ WAYS = {
 
 @pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
 @pytest.mark.parametrize("way", WAYS)
-def test_kernels(way: str) -> None:
+@pytest.mark.parametrize("cases", ["not slow", pytest.param("slow", marks=pytest.mark.slow)])
+def test_kernels(way: str, cases: str) -> None:
+    if way == "compiler" and cases == "slow":
+        pytest.skip("all of its cases are quick")
     if way == "cuda" and not torch.cuda.is_available():
         pytest.skip("no CUDA device")
     environment = {**os.environ, "TRITON_INTERPRET": "1" if way == "interpreter" else "0"}
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *WAYS[way]]
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-m", cases, *WAYS[way]]
     result = subprocess.run(command, cwd=HERE, env=environment, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stdout[-5000:] + result.stderr[-2000:]
