@@ -24,6 +24,8 @@ def test_every_block_runs_after_those_before_it(without_hub):
     for block in BLOCKS:
         if "defm_rl.isaaclab" in block:
             continue  # has an environment of its own
+        if "defm_rl.deploy" in block:
+            continue  # takes an exported file: tests/deploy does the same with one
         names["env"] = vec_env() if "PPO(" in block else vector_env()
         exec(compile(block, "README.md", "exec"), names)
     assert names["features"].shape == (2, 512)
