@@ -146,6 +146,7 @@ def test_an_encoder_is_saved_to_safetensors_only(tmp_path: Path) -> None:
         trained("all").save(tmp_path / "mine.pth")
 
 
+@pytest.mark.sweep(3)
 @pytest.mark.parametrize("kind", ["state dict", "safetensors", "policy", "zip of Stable-Baselines3"])
 @pytest.mark.parametrize("trainable", ["all", ["block4", "head"]])
 def test_stages_that_a_checkpoint_leaves_out_come_from_the_weights_it_was_trained_from(

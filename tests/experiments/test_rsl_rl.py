@@ -68,6 +68,7 @@ def test_a_run_leaves_what_every_run_does(here):
     assert evaluated(run)["reward"] == pytest.approx(metrics(run)["evaluation"]["reward"], rel=1e-4)
 
 
+@pytest.mark.sweep(3)
 @pytest.mark.parametrize(
     "overrides",
     [
@@ -141,6 +142,7 @@ def test_a_learning_rate_falls_where_it_does_not_adapt(here):
     assert groups[0]["lr"] == pytest.approx(0.5e-3)  # of 1e-3, before the second of two iterations
 
 
+@pytest.mark.sweep(3)
 @pytest.mark.parametrize(
     "extra",
     [[], ["encoder=blind"], ["encoder.trainable=[head]", "encoder.features=[global]"]],
