@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import difflib
+import functools
 import importlib.resources
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,21 +12,28 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from hydra import compose, initialize_config_module
+from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
+from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import MISSING, DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from defm_rl.encoders.registry import custom_name, published_name
 from defm_rl.encoders.weights import InvalidWeightsError, WeightsNotFoundError, WeightsUnavailableError
 from defm_rl.envs import LocomotionConfig, ManipulationConfig, NavigationConfig
+from defm_rl.plugins import load_plugins
 
 CONF_MODULE = "defm_rl.experiments.conf"
 
 FREE = ("env.kwargs", "encoder.kwargs")
 """Keys that hold whatever the code of others takes, by names of its own."""
+
+PLUGINS = "defm_rl.experiments"
+"""The entry point group of packages that are folders of configurations, as `conf/` is."""
 
 SEARCH_PATH = "hydra.searchpath"
 """The key that names further folders of configurations, whoever composes them."""
@@ -350,8 +358,22 @@ _SCHEMAS: dict[str, tuple[type, ...]] = {
 }
 
 
+class _InstalledConfigurations(SearchPathPlugin):
+    """Lets Hydra search the packages that others have named as folders of configurations."""
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        for package in load_plugins(PLUGINS):
+            search_path.append("defm-rl", f"pkg://{package.__name__}")
+
+
+@functools.cache
+def _search_installed() -> None:
+    Plugins.instance().register(_InstalledConfigurations)
+
+
 def register() -> None:
-    """Makes the schemas known to Hydra."""
+    """Makes the schemas known to Hydra, and where packages keep configurations of their own."""
+    _search_installed()
     store = ConfigStore.instance()
     store.store(name="config_schema", node=Config)
     for group, schemas in _SCHEMAS.items():
@@ -551,8 +573,10 @@ def _belongs_to(group: str, key: str, message: str) -> str:
 def group_options(group: str, also: Sequence[Path] = ()) -> list[str]:
     """The names that a group of the configuration can take, here and in other folders of configurations."""
     ours = importlib.resources.files(CONF_MODULE) / group
-    theirs = [folder / group for folder in also if (folder / group).is_dir()]
-    return sorted({file.name.removesuffix(".yaml") for folder in (ours, *theirs) for file in folder.iterdir()})
+    installed = [importlib.resources.files(package.__name__) for package in load_plugins(PLUGINS)]
+    theirs = [folder / group for folder in (*also, *installed) if (folder / group).is_dir()]
+    files = (file.name for folder in (ours, *theirs) for file in folder.iterdir())
+    return sorted({name.removesuffix(".yaml") for name in files if name.endswith(".yaml")})
 
 
 def known_keys() -> list[str]:

@@ -15,7 +15,9 @@ from defm_rl.sensors.profiles import (
     Stereo,
     ZedX,
     compose,
+    list_sensors,
     make_sensor,
+    register_sensor,
     taken_apart,
 )
 
@@ -39,7 +41,9 @@ __all__ = [
     "check_depth",
     "compose",
     "fit_sensor",
+    "list_sensors",
     "make_sensor",
+    "register_sensor",
     "simulate",
     "taken_apart",
 ]

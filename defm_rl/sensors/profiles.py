@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from defm_rl.plugins import load_plugins
 from defm_rl.sensors import operators as op
 from defm_rl.sensors.noise import Noise
 
@@ -18,6 +19,9 @@ Range = tuple[float, float]
 
 EFFECTS = ("noise", "range", "latency", "frame_rate")
 """What a camera can take from a policy."""
+
+PLUGINS = "defm_rl.sensors"
+"""The entry point group of packages that register sensors."""
 
 _WITHOUT = "_without_"
 
@@ -478,6 +482,25 @@ SENSORS: dict[str, Sensor] = {
 """The sensors by name, with their published parameters; "stereo_ladder" alone is fitted, to frames of a D435."""
 
 
+def register_sensor(name: str, sensor: Sensor) -> None:
+    """Makes a depth camera of one's own known by its name to everything that takes one.
+
+    Raises:
+        ValueError: Where there is another of this name, or it is no name.
+    """
+    if SENSORS.get(name, sensor) != sensor:
+        raise ValueError(f"there is a sensor {name!r} already: give yours another name")
+    if not name.isidentifier() or _WITHOUT in name or name == "all":
+        raise ValueError(f"a sensor cannot be called {name!r}")
+    SENSORS[name] = sensor
+
+
+def list_sensors() -> list[str]:
+    """The names of all sensors, those of installed packages among them."""
+    load_plugins(PLUGINS)
+    return list(SENSORS)
+
+
 def make_sensor(name: str, **overrides: Any) -> Sensor:
     """A named sensor, some of its parameters set otherwise.
 
@@ -493,7 +516,7 @@ def make_sensor(name: str, **overrides: Any) -> Sensor:
         TypeError: There is no such parameter.
     """
     name, _, effect = name.partition(_WITHOUT)
-    if name not in SENSORS:
+    if name not in SENSORS and name not in list_sensors():
         raise ValueError(f"unknown sensor {name!r}{_suggestion(name, list(SENSORS))}")
     sensor = SENSORS[name].without(effect) if effect else SENSORS[name]
     known = [field.name for field in fields(sensor)]

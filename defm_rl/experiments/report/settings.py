@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from defm_rl.experiments.config import ConfigError, refused_settings, suggest
-from defm_rl.sensors import SENSORS, make_sensor
+from defm_rl.sensors import SENSORS, list_sensors, make_sensor
 
 T = TypeVar("T")
 
@@ -63,7 +63,8 @@ def sensor_names(chosen: Any) -> list[str]:
         ConfigError: For a sensor that does not exist.
     """
     if chosen == "all":
-        return list(SENSORS)
+        return list_sensors()
+    list_sensors()  # those of installed packages are there from here on
     names = [str(name) for name in chosen] if isinstance(chosen, list) else [str(chosen)]
     for name in names:
         whole, _, part = name.partition("_without_")

@@ -22,6 +22,7 @@ from defm_rl.experiments.tasks.adapted import Adapted, NumberedEpisodes, Observe
 from defm_rl.experiments.tasks.base import IDEAL, Ability, DepthCamera, Task
 from defm_rl.gymnasium import SimulateSensor
 from defm_rl.observations import ONLY_KEY
+from defm_rl.plugins import load_plugins
 from defm_rl.sensors import make_sensor
 
 VECTORIZATIONS = ("auto", "sync", "async", "own")
@@ -235,6 +236,7 @@ def specification(identifier: str) -> EnvSpec:
                 f"env.id={identifier}: the module {module!r} cannot be imported: {type(error).__name__}: {error}"
             ) from error
     try:
+        load_plugins("defm_rl.tasks")
         return gymnasium.spec(name)
     except GymnasiumError as error:
         hint = "" if colon else " Where a package registers it on being imported, write env.id=package:Name-v0."

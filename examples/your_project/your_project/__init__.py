@@ -1,0 +1,1 @@
+"""A task, an encoder, a sensor and an experiment for defm-rl."""

@@ -1,0 +1,1 @@
+"""Configurations, in the folders of the groups that they are options of."""
