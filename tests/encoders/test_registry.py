@@ -201,3 +201,35 @@ def test_a_library_that_is_missing_is_named_with_its_extra():
     except ImportError:
         with pytest.raises(ImportError, match=r"pip install 'defm-rl\[timm\]'"):
             find_card("defm_rl.encoders:TimmEncoder")
+
+
+def test_colors_beside_depth_pass_through_untouched(registered):
+    gymnasium = pytest.importorskip("gymnasium")
+    from gymnasium import spaces
+
+    from defm_rl.gymnasium import EncodeDepth
+
+    class Cameras(gymnasium.Env):
+        observation_space = spaces.Dict(
+            {
+                "depth": spaces.Box(0.0, 10.0, (32, 32), np.float32),
+                "rgb": spaces.Box(0, 255, (32, 32, 3), np.uint8),
+            }
+        )
+        action_space = spaces.Discrete(2)
+
+        def reset(self, *, seed=None, options=None):
+            return self.observation_space.sample(), {}
+
+    given = gymnasium.vector.SyncVectorEnv([Cameras, Cameras])
+    env = EncodeDepth(given, registered, weights="random")
+    assert env.single_observation_space["rgb"] == given.single_observation_space["rgb"]
+    for camera in given.envs:
+        camera.observation_space.seed(0)
+    observations, _ = env.reset()
+    assert observations["depth"].shape == (2, 4)
+    before = observations["rgb"].copy()
+    for camera in given.envs:
+        camera.observation_space.seed(0)
+    plain, _ = given.reset()
+    np.testing.assert_array_equal(before, plain["rgb"])
