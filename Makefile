@@ -15,6 +15,9 @@ make_venv = $(1)/bin/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m ven
 	echo "$(PYTHON) cannot make a virtual environment with pip. On Debian and Ubuntu: sudo apt install python3-venv" >&2; \
 	exit 1; }
 
+# A process for each core, each with its own files: they share fixtures.
+PARALLEL := -n auto --dist loadfile
+
 .DEFAULT_GOAL := help
 .PHONY: help venv venv-isaaclab venv-mjlab demo test test-slow test-isaaclab test-mjlab check format bench clean
 
@@ -38,10 +41,10 @@ demo: $(STAMP)  ## train and evaluate the quick start (minutes, no network neede
 	$(BIN)/defm-rl train experiment=quickstart
 
 test: $(STAMP)  ## run the tests (minutes)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(PARALLEL)
 
 test-slow: $(STAMP)  ## run the tests that `make test` leaves out: exhaustive sweeps, large networks
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m slow $(PARALLEL)
 
 test-isaaclab: $(ISAACLAB_STAMP)  ## run the tests against Isaac Lab (an environment of its own, on the CPU, without Isaac Sim)
 	$(ISAACLAB_VENV)/bin/python -m pytest tests/isaaclab

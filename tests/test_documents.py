@@ -6,6 +6,7 @@ import sys
 
 import pytest
 import torch
+import wandb
 from documents import blocks, scripts, shortened
 from fake_envs import vec_env
 
@@ -13,12 +14,14 @@ SHORT = {"STEPS": 16, "NUM_ENVS": 2, "EPISODES": 2, "BUFFER_SIZE": 100, "LEARNIN
 SETTINGS_OF_PPO = {"n_steps=128": "n_steps=8", "batch_size=512": "batch_size=16"}
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("without_hub")
 @pytest.mark.parametrize("document", ["docs/sb3.md"])
 def test_scripts_run(document, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setenv("WANDB_MODE", "offline")
+    wandb.teardown()  # it reads its settings once in a process
     found = scripts(document)
     assert found
     for name, script in found.items():

@@ -53,6 +53,7 @@ def test_a_misspelt_option_is_held_against_theirs_too(installed, tmp_path):
     assert "Did you mean 'which_side'" in said
 
 
+@pytest.mark.slow
 def test_an_installed_project_is_trained_by_its_names(installed, tmp_path):
     short = ["algo.n_steps=8", "algo.batch_size=16", "algo.n_epochs=1", "algo.total_steps=64"]
     rest = ["evaluation.episodes=4", "evaluation.clips=0", "hydra.run.dir=run"]

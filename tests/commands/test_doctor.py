@@ -31,6 +31,7 @@ def found(check: object) -> dict[str, tuple[Status, str]]:
     return {finding.name: (finding.status, finding.text) for finding in check()}  # type: ignore[operator]
 
 
+@pytest.mark.slow
 def test_the_bare_library_is_enough() -> None:
     script = (
         "import sys\n"

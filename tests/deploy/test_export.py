@@ -91,6 +91,7 @@ def test_pytorchs_own_formats(encoded_before, exported, kind, tmp_path):
     assert Policy(exported.path, clock=None).act(**frames) == pytest.approx(got.detach().numpy(), abs=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", [pytest.param("float16", marks=pytest.mark.slow), "int8"])
 def test_smaller_precisions_say_how_far_they_are_off(encoded_before, exported, precision, tmp_path):
     smaller = export(encoded_before, tmp_path / "policy.onnx", precision=precision)
@@ -99,6 +100,7 @@ def test_smaller_precisions_say_how_far_they_are_off(encoded_before, exported, p
     assert Policy(smaller.path).contract.precision == precision
 
 
+@pytest.mark.slow
 def test_an_encoder_inside_the_policy_with_two_cameras_in_millimetres(tmp_path):
     env = vec_env(cameras=("depth", "belly"), millimetres=True)
     kwargs = {**FEATURES, "unit": "mm", "size": (24, 40), "trainable": ["layer2"], "latent_dim": 4}
@@ -189,6 +191,7 @@ def runner(env, **settings):
     return made
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "encoded", [True, pytest.param(False, marks=pytest.mark.slow)], ids=["features-lstm", "inside-gru"]
 )

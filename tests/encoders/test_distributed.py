@@ -88,7 +88,7 @@ for trainable in ("none", ["head"]):
 @pytest.mark.parametrize(
     "script",
     [
-        pytest.param(DATA_PARALLEL, id="DistributedDataParallel"),
+        pytest.param(DATA_PARALLEL, id="DistributedDataParallel", marks=pytest.mark.slow),
         pytest.param(SHARDED, id="fully_shard", marks=pytest.mark.slow),
     ],
 )

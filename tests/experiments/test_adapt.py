@@ -115,6 +115,7 @@ def test_a_policy_is_evaluated_on_both_encoders_and_the_report_holds_one_against
     assert before["by_sensor"]["stereo"]["advice"] in page
 
 
+@pytest.mark.slow
 def test_what_an_encoder_was_adapted_for_is_all_that_a_policy_accepts(frozen, weights, base, tmp_path, capsys):
     other = trained(base / "other", *FROZEN, "encoder.grid=[1,4]")
     with pytest.raises(ConfigError, match="was adapted for features=P3"):
@@ -146,6 +147,7 @@ HELD = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.sweep(4)
 @pytest.mark.parametrize("kind", HELD)
 def test_a_network_inside_the_policy_is_adapted_too(kind, tmp_path):
@@ -167,6 +169,7 @@ def test_a_network_inside_the_policy_is_adapted_too(kind, tmp_path):
         check_adaptation(Run(folder), file, own.network)
 
 
+@pytest.mark.slow
 def test_an_rsl_rl_policy_on_frozen_features_gives_its_statistics(tmp_path):
     overrides = [x for x in SMALL if not x.startswith(("algo.n_steps", "algo.batch", "algo.n_ep"))]
     assert train.main([*overrides, *FROZEN, *RSL_PPO, f"hydra.run.dir={tmp_path / 'run'}"]) == 0
@@ -196,6 +199,7 @@ def test_an_interrupted_command_leaves_no_file_and_goes_on(frozen, tmp_path, mon
     assert adapt.main(command) == 2  # what took minutes is not overwritten
 
 
+@pytest.mark.slow
 def test_recorded_pairs_and_clean_frames_come_from_folders(frozen, tmp_path, capsys):
     rng = np.random.default_rng(0)
     for name in ("a", "b", "c", "d"):
@@ -255,6 +259,7 @@ def test_pictures_of_millimetres_in_8_bits_are_refused(frozen, tmp_path, capsys)
     assert "recorded_unit" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_frames_of_a_real_camera_get_a_fitted_sensor_and_are_looked_at_before_and_after(frozen, tmp_path, caplog):
     rng = np.random.default_rng(0)
     (tmp_path / "real").mkdir()

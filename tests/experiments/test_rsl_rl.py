@@ -95,6 +95,7 @@ def test_evaluating_leaves_the_number_of_threads_as_it_was(here):
         torch.set_num_threads(threads)
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_goes_on(here):
     command = [sys.executable, "-m", "defm_rl.cli", "train", *PPO, "encoder=blind", "hydra.run.dir=run"]
     process = subprocess.Popen(

@@ -36,6 +36,10 @@ SMALL_PPO = [*SMALL, "algo.n_steps=16", "algo.n_epochs=2"]
 RANDOM = ["encoder=efficientnet_b0", "encoder.weights=random"]
 
 
+def slow(overrides):
+    return pytest.param(overrides, marks=pytest.mark.slow)
+
+
 @pytest.fixture
 def here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -79,6 +83,7 @@ def test_a_run_leaves_everything_and_says_what_made_it(here):
     assert (run.checkpoint / "model.zip").stat().st_size < 5_000_000
 
 
+@pytest.mark.slow
 def test_an_evaluation_repeats_itself_and_others_take_fresh_layouts(here, capsys):
     assert train.main(["experiment=navigation", *SMALL_PPO, *RANDOM]) == 0
     run = only_run(here)
@@ -98,9 +103,9 @@ def test_an_evaluation_repeats_itself_and_others_take_fresh_layouts(here, capsys
     [
         ["encoder=blind", *SMALL_PPO],
         ["encoder=cnn", "env.depth_size=[48,96]", *(o for o in SMALL_PPO if "depth_size" not in o)],
-        ["encoder.trainable=[head]", "encoder.features=[global]", *SMALL_PPO, *RANDOM],
-        ["encoder.features=[P4,global]", "encoder.pool=grid", "encoder.bifpn=true", *SMALL_PPO, *RANDOM],
-        ["algo=sac", "algo.learning_starts=64", "algo.buffer_size=500", "algo.gradient_steps=1", *SMALL, *RANDOM],
+        slow(["encoder.trainable=[head]", "encoder.features=[global]", *SMALL_PPO, *RANDOM]),
+        slow(["encoder.features=[P4,global]", "encoder.pool=grid", "encoder.bifpn=true", *SMALL_PPO, *RANDOM]),
+        slow(["algo=sac", "algo.learning_starts=64", "algo.buffer_size=500", "algo.gradient_steps=1", *SMALL, *RANDOM]),
     ],
     ids=["blind", "scratch", "fine-tuned", "several-features", "sac"],
 )
@@ -122,7 +127,7 @@ def test_a_sensor_is_what_policies_see_with_and_it_is_said(here):
     assert again["reward"] == pytest.approx(metrics(run)["evaluation"]["reward"], rel=1e-4)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGTERM])
 def test_an_interrupted_run_can_be_resumed(here, number):
     command = [sys.executable, "-m", "defm_rl.cli", "train"]
     overrides = ["experiment=navigation", *SMALL_PPO, "encoder=blind", "algo.total_steps=1000000"]
@@ -248,6 +253,7 @@ def test_a_resumed_run_keeps_what_it_was_told(run):
     ]
 
 
+@pytest.mark.slow
 def test_sac_fills_its_buffer_again_before_it_learns_on(here, monkeypatch):
     sizes = []
     update = SAC.train
@@ -267,6 +273,7 @@ def test_sac_fills_its_buffer_again_before_it_learns_on(here, monkeypatch):
     assert min(sizes) >= 64 // 4
 
 
+@pytest.mark.slow
 def test_the_jobs_of_a_sweep_are_runs_like_any_other(here, capsys):
     """Their folder has a name that means something to Hydra; the pattern matches a broken run and a file too."""
     threads = torch.get_num_threads()
@@ -294,7 +301,7 @@ def test_an_interruption_before_training_does_not_speak_of_a_checkpoint(here, mo
     def interrupted(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(train, "make_trainer", interrupted)
+    monkeypatch.setattr("defm_rl.experiments.train.make_trainer", interrupted)
     assert train.main(["experiment=navigation", "encoder=blind", *SMALL_PPO, RUN]) == 130
     assert "checkpoint is kept" not in (output := capsys.readouterr().out)
     assert "nothing to go on from" in output
@@ -354,6 +361,7 @@ def test_training_never_draws_a_layout_that_an_evaluation_can_name(here, monkeyp
     assert set(played) == evaluated | set(drawn)
 
 
+@pytest.mark.slow
 def test_the_learning_rate_falls_to_its_end_within_the_time_limit(here):
     endless = ["algo.total_steps=100000000", "algo.time_limit_s=4", "algo.n_steps=16", "evaluation.clips=0"]
     assert train.main(["experiment=navigation", "encoder=blind", *SMALL, *endless]) == 0
@@ -501,6 +509,7 @@ def records(file: Path) -> list[wandb_internal_pb2.Record]:
     return found
 
 
+@pytest.mark.slow
 def test_weights_and_biases_goes_back_to_the_checkpoint_that_is_gone_on_from(run, monkeypatch):
     """Offline; what a server makes of it is not seen here."""
     monkeypatch.setenv("WANDB_SILENT", "true")

@@ -48,7 +48,7 @@ def test_the_buffer_is_as_large_as_it_was_said_to_be(algo, encoder):
     assert estimate.policy_weights == sum(x.nbytes for x in (*model.policy.parameters(), *model.policy.buffers()))
 
 
-@pytest.mark.parametrize("algo", [PPO, SAC])
+@pytest.mark.parametrize("algo", [PPO, pytest.param(SAC, marks=pytest.mark.slow)])
 def test_a_gradient_step_takes_what_it_was_said_to(algo):
     config, model = trained_by([*SMALL, *algo, *TRAINED])
     estimate = estimate_training(config, "cpu")
@@ -77,6 +77,7 @@ def test_a_frozen_encoder_makes_transitions_small_and_gradient_steps_light():
     assert trained.transition_with_images - trained.transition == (12 - 4) * 24 * 48
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("algo", [PPO, SAC])
 def test_gradient_steps_are_estimated_for_a_gpu_without_one(algo):
     config = to_config(compose_config([*SMALL, *algo, *TRAINED]))

@@ -58,6 +58,7 @@ def test_what_was_built_is_kept(tmp_path: Path, program: str, built: list[str]) 
     assert "available: True" in output
 
 
+@pytest.mark.slow
 def test_workers_that_start_together_build_once(tmp_path: Path) -> None:
     needs_compiler()
     compiler = script(tmp_path / "c++", f'echo "$@" >> {tmp_path}/calls', "sleep 0.3", 'exec c++ "$@"')
@@ -67,6 +68,7 @@ def test_workers_that_start_together_build_once(tmp_path: Path) -> None:
     assert len((tmp_path / "calls").read_text().splitlines()) == 3  # to ask its version, to compile and to link
 
 
+@pytest.mark.slow
 def test_what_cannot_be_loaded_is_built_again(tmp_path: Path) -> None:
     needs_compiler()
     compiler = script(tmp_path / "c++", *BREAKS)
@@ -74,6 +76,7 @@ def test_what_cannot_be_loaded_is_built_again(tmp_path: Path) -> None:
     assert "available: True" in run("-c", NORMALIZE, XDG_CACHE_HOME=str(tmp_path), CXX="c++ -O2")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lines", [["echo no >&2", "exit 1"], pytest.param(BREAKS, marks=pytest.mark.slow)])
 def test_a_failure_is_remembered_until_its_file_or_the_compiler_is_another(tmp_path: Path, lines: list[str]) -> None:
     needs_compiler()
@@ -125,6 +128,7 @@ def programs(request: pytest.FixtureRequest) -> list[str]:
     return [NORMALIZE] if request.param == "normalize" else [NORMALIZE, ENCODE]
 
 
+@pytest.mark.slow
 class TestWherePytorchsOperationsDoTheWork:
     def test_without_a_compiler(self, tmp_path: Path) -> None:
         assert_refused("would be faster with a C++ compiler", [NORMALIZE, ENCODE], tmp_path, CXX="/missing")

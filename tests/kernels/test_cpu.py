@@ -301,6 +301,7 @@ def test_the_bytes_of_the_packed_weights_are_known_beforehand(precision: str) ->
         assert encoder.copied_bytes("cpu") == copied
 
 
+@pytest.mark.slow
 def test_encoders_multiply_bfloat16_where_the_processor_does() -> None:
     needs_compiler()
     if not cpu.multiplies_bfloat16():

@@ -123,6 +123,7 @@ def test_depth_without_pixels_is_pytorchs_too() -> None:
         normalize_channels(torch.empty(2, 0, 5))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("capability", ["avx2", pytest.param("default", marks=pytest.mark.slow)])
 def test_every_set_of_instructions(capability: str, tmp_path: Path) -> None:
     tests = [str(TESTS / "test_depth.py"), __file__, "-k", "not every_set and not PyTorch"]

@@ -21,7 +21,9 @@ WAYS = {
 
 
 @pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(
+    "way", [pytest.param(way, marks=pytest.mark.slow if way == "interpreter" else ()) for way in WAYS]
+)
 @pytest.mark.parametrize("cases", ["not slow", pytest.param("slow", marks=pytest.mark.slow)])
 def test_kernels(way: str, cases: str) -> None:
     if way == "compiler" and cases == "slow":

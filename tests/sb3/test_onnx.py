@@ -26,7 +26,11 @@ class Whole(nn.Module):
         return self.policy.action_net(latent)
 
 
-@pytest.fixture(scope="module", params=["none", ["block2"]], ids=["frozen", "trained"])
+@pytest.fixture(
+    scope="module",
+    params=["none", pytest.param(["block2"], marks=pytest.mark.slow)],
+    ids=["frozen", "trained"],
+)
 def model(request):
     settings = {"features": "P3", "bifpn": False, "size": (24, 40), "latent_dim": 8, "trainable": request.param}
     kwargs = {**ENCODER, **settings, "depth_keys": ["depth", "belly"]}
@@ -36,7 +40,7 @@ def model(request):
     return model
 
 
-@pytest.mark.parametrize("dynamo", [False, True], ids=["torchscript", "dynamo"])
+@pytest.mark.parametrize("dynamo", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["torchscript", "dynamo"])
 def test_a_policy_that_sees_goes_to_onnx(model, dynamo, tmp_path):
     rng = np.random.default_rng(0)
     cameras = {key: rng.uniform(0, 9, (3, 1, 32, 32)).astype(np.float32) for key in ("depth", "belly")}

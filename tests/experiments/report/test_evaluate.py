@@ -149,6 +149,7 @@ def test_a_broken_run_is_named_and_the_others_are_evaluated(here, capsys, caplog
     assert "The checkpoint of damaged cannot be read" in (here / "out" / "report.html").read_text()
 
 
+@pytest.mark.slow
 def test_an_interrupted_evaluation_goes_on_where_it_stopped(here, count):
     arguments = [
         "blind",
