@@ -167,4 +167,5 @@ def halve(module: nn.Module) -> None:
     for part in module.modules():
         if isinstance(part, DepthEncoder):
             part.net.half()
+            part.pools.half()
             part.register_forward_hook(lambda _module, _arguments, features: features.float())
