@@ -47,6 +47,7 @@ def test_a_broken_plugin_is_named_once_and_the_others_are_there(installed, tmp_p
     assert said.count("The plugin broken = nothing_there of broken (defm_rl.encoders) is left out") == 1
 
 
+@pytest.mark.slow
 def test_a_misspelt_option_is_held_against_theirs_too(installed, tmp_path):
     status, said = run(installed, "train", "experiment=which_sid", cwd=tmp_path)
     assert status == 2

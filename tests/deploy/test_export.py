@@ -214,6 +214,7 @@ def test_rsl_rl_with_a_memory(encoded, tmp_path):
     assert policy.act(**frame) == pytest.approx(first)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "card",
     [

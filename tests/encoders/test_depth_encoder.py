@@ -296,6 +296,7 @@ def test_a_grid_is_adaptive_pooling_whether_or_not_the_image_size_is_known(depth
     torch.testing.assert_close(encoder(other), nn.functional.adaptive_avg_pool2d(cells, grid).flatten(1))
 
 
+@pytest.mark.slow
 @pytest.mark.sweep(5)
 @pytest.mark.parametrize("image_size", [None, (40, 72)])
 @pytest.mark.parametrize("pool", ["grid", "spatial_softmax", "attention"])

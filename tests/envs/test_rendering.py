@@ -221,6 +221,7 @@ assert env.render()[0].std() > 10
     run_python(code, MUJOCO_GL="glfw")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
 def test_triton_can_be_imported_after_drawing():
     """Mesa's LLVM and triton's crash the process otherwise; PyTorch imports triton with the first optimizer."""

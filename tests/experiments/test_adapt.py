@@ -92,6 +92,7 @@ def test_frames_are_of_layouts_that_evaluations_never_use_and_of_both_drivers(fr
         frames.task_frames(config, 64, policy, encoder, by="hand")
 
 
+@pytest.mark.slow
 def test_a_policy_is_evaluated_on_both_encoders_and_the_report_holds_one_against_the_other(frozen, weights, tmp_path):
     command = [str(frozen), f"adapted={weights}", "sensors=[ideal,stereo]", "episodes=4", "num_envs=4", "frames=8"]
     assert evaluate.main([*command, "clips=0", "parts=true", f"report={tmp_path}"]) == 0
@@ -178,6 +179,7 @@ def test_an_rsl_rl_policy_on_frozen_features_gives_its_statistics(tmp_path):
     assert adapt.main([str(tmp_path / "run"), "sensors=[stereo]", *SHORT]) == 0
 
 
+@pytest.mark.slow
 def test_an_interrupted_command_leaves_no_file_and_goes_on(frozen, tmp_path, monkeypatch, caplog):
     file = tmp_path / "here" / "new.safetensors"
     command = [str(frozen), "sensors=[stereo]", f"output={file}", *SHORT]

@@ -221,6 +221,7 @@ def test_a_finished_run_that_is_resumed_says_so_and_is_evaluated_again(run, caps
     assert metrics(run)["evaluation"]["reward"] == pytest.approx(before, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_resuming_trains_on_with_the_schedules_learning_rate(here, monkeypatch):
     updates = []
     update = PPO.train
@@ -339,6 +340,7 @@ def test_a_run_that_was_killed_between_two_checkpoints_has_one(here, left):
     assert {path.name for path in here.glob("checkpoint*")} == {"checkpoint", "checkpoint.old"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("algo", [SMALL_PPO, [*SMALL_TASK, "algo=rsl_ppo", "algo.num_steps_per_env=16"]])
 def test_training_never_draws_a_layout_that_an_evaluation_can_name(here, monkeypatch, algo):
     played = []

@@ -41,6 +41,7 @@ def needs_compiler() -> None:
         pytest.skip("no C++ compiler")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("program", "built"),
     [(NORMALIZE, ["depth"]), pytest.param(ENCODE, ["cpu", "depth"], marks=pytest.mark.slow)],
