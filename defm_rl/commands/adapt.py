@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 
 from defm_rl import adaptation
 from defm_rl.adaptation import Adapted, Frames, Standardization
+from defm_rl.commands import experiment_settings as settings
+from defm_rl.commands.settings import log_to_stdout
 from defm_rl.encoders import DepthEncoder
 from defm_rl.experiments import environments, plots
 from defm_rl.experiments.adapted import seeing_network
@@ -30,7 +32,6 @@ from defm_rl.experiments.episodes import Seeing
 from defm_rl.experiments.evaluation import load
 from defm_rl.experiments.frames import task_frames
 from defm_rl.experiments.interruption import INTERRUPTED, stop_on_sigterm
-from defm_rl.experiments.report import settings
 from defm_rl.experiments.report.arms import task_name
 from defm_rl.experiments.report.features import feature_gap, mmd2, nearest_cosine, nearest_to_recorded
 from defm_rl.experiments.report.recorded import load_recorded
@@ -95,7 +96,7 @@ class Task:
 
 def main(arguments: Sequence[str]) -> int:
     """The command; returns its exit status."""
-    settings.log_to_stdout()
+    log_to_stdout()
     if {"-h", "--help"} & set(arguments):
         sys.stdout.write(settings.usage("defm-rl adapt RUN", Settings, __doc__ or ""))
         return 0

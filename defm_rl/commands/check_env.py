@@ -22,6 +22,8 @@ from numpy.typing import NDArray
 
 from defm_rl import normalize_depth
 from defm_rl.checking import EnvReport
+from defm_rl.commands import experiment_settings as settings
+from defm_rl.commands.settings import log_to_stdout
 from defm_rl.experiments import environments
 from defm_rl.experiments.config import (
     USER_ERRORS,
@@ -32,7 +34,6 @@ from defm_rl.experiments.config import (
     refused_settings,
     with_search_path,
 )
-from defm_rl.experiments.report import settings
 from defm_rl.experiments.runs import to_config
 from defm_rl.experiments.tasks import IDEAL, Task, make_task
 
@@ -63,7 +64,7 @@ class Settings:
 
 def main(arguments: Sequence[str]) -> int:
     """The command; returns its exit status: 1 where there are errors."""
-    settings.log_to_stdout()
+    log_to_stdout()
     if {"-h", "--help"} & set(arguments):
         sys.stdout.write(settings.usage("defm-rl check-env", Settings, __doc__ or ""))
         return 0

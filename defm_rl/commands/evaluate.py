@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from defm_rl.commands import experiment_settings as settings
+from defm_rl.commands.settings import log_to_stdout
 from defm_rl.encoders import DepthEncoder
 from defm_rl.encoders.weights import find_weights
 from defm_rl.experiments import environments
@@ -19,7 +21,7 @@ from defm_rl.experiments.config import USER_ERRORS, Config, ConfigError, refused
 from defm_rl.experiments.episodes import Policy
 from defm_rl.experiments.evaluation import Cell, Options, describe, evaluate, load, threads_put_back
 from defm_rl.experiments.interruption import INTERRUPTED, stop_on_sigterm
-from defm_rl.experiments.report import adaptations, clips, losses, recorded, scenes, settings, summary
+from defm_rl.experiments.report import adaptations, clips, losses, recorded, scenes, summary
 from defm_rl.experiments.report.arms import Arm, adapted_arm, group
 from defm_rl.experiments.report.write import default_folder, write_report
 from defm_rl.experiments.runs import Run, runs_below
@@ -102,7 +104,7 @@ def _runs(folders: Sequence[Path]) -> list[Run]:
 
 def main(arguments: Sequence[str]) -> int:
     """The command; returns its exit status."""
-    settings.log_to_stdout()
+    log_to_stdout()
     if {"-h", "--help"} & set(arguments):
         sys.stdout.write(settings.usage("defm-rl evaluate RUN...", Settings, __doc__ or ""))
         return 0

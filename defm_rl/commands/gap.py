@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from defm_rl.commands import experiment_settings as settings
+from defm_rl.commands.settings import log_to_stdout
 from defm_rl.experiments import environments
 from defm_rl.experiments.config import (
     USER_ERRORS,
@@ -19,7 +21,7 @@ from defm_rl.experiments.config import (
     refused_settings,
     with_search_path,
 )
-from defm_rl.experiments.report import scenes, settings
+from defm_rl.experiments.report import scenes
 from defm_rl.experiments.report.arms import task_name
 from defm_rl.experiments.report.write import write_report
 from defm_rl.experiments.runs import to_config
@@ -53,7 +55,7 @@ class Settings:
 
 def main(arguments: Sequence[str]) -> int:
     """The command; returns its exit status."""
-    settings.log_to_stdout()
+    log_to_stdout()
     if {"-h", "--help"} & set(arguments):
         usage = settings.usage("defm-rl gap", Settings, __doc__ or "")
         sys.stdout.write(f"{usage}\nkeys of the experiment, as `defm-rl train` has them:\n{_experiment_keys()}\n")

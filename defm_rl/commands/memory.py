@@ -5,9 +5,9 @@ import json
 import sys
 from collections.abc import Sequence
 
+from defm_rl.commands.settings import log_to_stdout
 from defm_rl.experiments.config import USER_ERRORS, ConfigError, check_overrides, compose_config, with_search_path
 from defm_rl.experiments.memory import TrainingMemory, estimate_training
-from defm_rl.experiments.report import settings
 from defm_rl.experiments.runs import to_config
 
 _USAGE = """\
@@ -50,7 +50,7 @@ def table(memory: TrainingMemory) -> str:
 
 def main(arguments: Sequence[str]) -> int:
     """The command; returns its exit status."""
-    settings.log_to_stdout()
+    log_to_stdout()
     if {"-h", "--help"} & set(arguments):
         sys.stdout.write(_USAGE.format(summary=__doc__))
         return 0

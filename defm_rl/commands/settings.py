@@ -48,7 +48,7 @@ def usage(command: str, names: Sequence[str], schema: Any, summary: str) -> str:
 
 
 def log_to_stdout() -> None:
-    """Shows what this library says, and of others warnings alone."""
+    """Shows what this library says, and of others warnings alone: SciPy and OpenGL tell much that nobody asked for."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stdout)
     logging.getLogger("defm_rl").setLevel(logging.INFO)
 

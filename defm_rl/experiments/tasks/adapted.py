@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import gymnasium
@@ -66,6 +67,11 @@ class Observed:
                 raise ConfigError(f"env.depth_unit: {key!r} is {by_key[key].dtype}: {error}") from error
         return observed
 
+    @cached_property
+    def _limit(self) -> DepthFormat:
+        """What is a hole of a z-buffer that has become metres."""
+        return replace(self.depth_format, unit="m")
+
     @property
     def sizes(self) -> dict[str, tuple[int, int]]:
         """Height and width of each depth."""
@@ -105,7 +111,7 @@ class Observed:
         tensor = as_tensor(batch)
         images = layout.images(tensor)
         if self.z_buffer is not None:
-            images = replace(self.depth_format, unit="m").metres(self.z_buffer.metres(images))
+            images = self._limit.metres(self.z_buffer.metres(images))
         else:
             images = self.depth_format.metres(images)
         images = images.reshape(-1, layout.frames, *layout.size)

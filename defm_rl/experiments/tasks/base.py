@@ -15,6 +15,7 @@ from defm_rl.encoders import DepthEncoder
 from defm_rl.envs.layouts import Layout
 from defm_rl.experiments.config import Config, ConfigError, EncoderConfig, EnvConfig
 from defm_rl.experiments.environments import camera_keys, encode_once
+from defm_rl.sensors import make_sensor
 
 Env = TypeVar("Env", bound=EnvConfig)
 
@@ -133,6 +134,12 @@ class Task(ABC, Generic[Env]):
         Raises:
             ConfigError: Where they do not go together.
         """
+        if self.config.num_envs < 1:
+            raise ConfigError(f"env.num_envs must be at least 1, got {self.config.num_envs}.")
+        try:
+            make_sensor(self.sensor)
+        except ValueError as error:
+            raise ConfigError(f"env.sensor: {error}") from error
 
     def require(self, ability: Ability) -> None:
         """Raises a ConfigError where the task cannot do this."""
@@ -166,6 +173,21 @@ class Task(ABC, Generic[Env]):
             ConfigError: For what the task cannot do, or an observation that it does not give.
             ValueError: For a setting that the task refuses.
         """
+
+    def _asked_for(self, sensor: str | None, renderer: str | None, pictures: bool) -> str:
+        """Checks what is asked of `make`, of environments that draw by themselves; returns the sensor to see with.
+
+        Raises:
+            ConfigError: For a renderer, or for films that there cannot be.
+            ValueError: For a sensor that does not exist, by a policy that sees nothing too.
+        """
+        if renderer not in (None, "auto"):
+            raise ConfigError(f"renderer={renderer}: {self.config.id} draws its depth by itself.")
+        if pictures:
+            self.require(Ability.FILMS)
+        sensor = self.sensor if sensor is None else sensor
+        make_sensor(sensor)
+        return sensor
 
     def try_out(self, observations: Sequence[str]) -> None:
         """Makes the environments as small as can be, where that is cheap, to see whether they can be made.

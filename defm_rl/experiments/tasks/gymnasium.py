@@ -23,7 +23,6 @@ from defm_rl.experiments.tasks.base import IDEAL, Ability, DepthCamera, Task
 from defm_rl.gymnasium import SimulateSensor
 from defm_rl.observations import ONLY_KEY
 from defm_rl.plugins import load_plugins
-from defm_rl.sensors import make_sensor
 
 VECTORIZATIONS = ("auto", "sync", "async", "own")
 
@@ -98,10 +97,8 @@ class GymnasiumTask(Task[GymnasiumEnvConfig]):
 
     def check(self, config: Config) -> None:
         """Raises a ConfigError for settings that do not go together."""
-        if self.config.num_envs < 1:
-            raise ConfigError(f"env.num_envs must be at least 1, got {self.config.num_envs}.")
+        super().check(config)
         self._probe  # noqa: B018  asks the environment, which says what is wrong
-        make_sensor(self.config.sensor)
 
     def make(
         self,
@@ -115,12 +112,7 @@ class GymnasiumTask(Task[GymnasiumEnvConfig]):
         pictures: bool = False,
     ) -> VectorEnv[Any, Any, Any]:
         """See `Task.make`."""
-        if renderer not in (None, "auto"):
-            raise ConfigError(f"renderer={renderer}: {self.config.id} draws its depth by itself.")
-        if pictures:
-            self.require(Ability.FILMS)
-        sensor = self.sensor if sensor is None else sensor
-        make_sensor(sensor)
+        sensor = self._asked_for(sensor, renderer, pictures)
         number = num_envs or self.config.num_envs
         observed = self._probe.observed
         cheapest = self.config

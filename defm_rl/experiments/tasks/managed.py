@@ -20,7 +20,6 @@ from defm_rl.experiments.config import (
 from defm_rl.experiments.environments import camera_keys, encoder_kwargs, sees_features
 from defm_rl.experiments.quiet import quiet
 from defm_rl.experiments.tasks.base import Ability, DepthCamera, Task
-from defm_rl.sensors import make_sensor
 
 Managed = TypeVar("Managed", IsaaclabNavigationEnvConfig, MjlabEnvConfig)
 
@@ -66,20 +65,13 @@ class ManagedTask(Task[Managed]):
             raise ConfigError(f"algo={config.algo.name} does not train this simulator's tasks: choose algo=rsl_ppo.")
         if camera_keys(config.encoder) not in ((), (DEPTH,)):
             raise ConfigError(f"encoder.cameras={config.encoder.cameras}: the task has one camera, [{DEPTH}].")
-        for name, value in (
-            ("max_episode_steps", self.config.max_episode_steps),
-            ("num_envs", self.config.num_envs),
-        ):
-            if value < 1:
-                raise ConfigError(f"env.{name} must be at least 1, got {value}.")
+        super().check(config)
+        if self.config.max_episode_steps < 1:
+            raise ConfigError(f"env.max_episode_steps must be at least 1, got {self.config.max_episode_steps}.")
         if min(self.config.depth_size) < 1:
             raise ConfigError(
                 f"env.depth_size must be at least 1 pixel high and wide, got {list(self.config.depth_size)}."
             )
-        try:
-            make_sensor(self.config.sensor)
-        except ValueError as error:
-            raise ConfigError(f"env.sensor: {error}") from error
         if config.evaluation.clips:
             raise ConfigError(f"evaluation.clips={config.evaluation.clips}: {self.lacks[Ability.FILMS]}")
 
@@ -115,15 +107,10 @@ class ManagedTask(Task[Managed]):
         pictures: bool = False,
     ) -> VectorEnv[Any, Any, Any]:
         """See `Task.make`; `features` are the settings of the frozen encoder whose features stand for depth."""
-        if renderer not in (None, "auto"):
-            raise ConfigError(f"renderer={renderer}: {self.config.id} draws its depth by itself.")
-        if pictures:
-            self.require(Ability.FILMS)
+        sensor = self._asked_for(sensor, renderer, pictures)
         unknown = [name for name in observations if name not in self.groups]
         if unknown:
             raise ConfigError(f"{self.config.id} does not give {unknown[0]!r}: there is {', '.join(self.groups)}.")
-        sensor = self.sensor if sensor is None else sensor
-        make_sensor(sensor)  # a wrong name is refused, by a policy that sees nothing too
         self._require_simulator()
         with quiet():
             return self._build(

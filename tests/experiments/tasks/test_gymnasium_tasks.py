@@ -251,6 +251,7 @@ def test_features_and_memory_of_a_task_of_others(capsys, caplog):
         (["env.depth_keys=[joints]"], "env.depth_keys"),
         (["env.vectorize=asink"], "async"),
         (["env.near=0.1"], "env.far"),
+        (["env.sensor=sterio"], "env.sensor: unknown sensor"),
         (["env.near=2", "env.far=1"], "env.near, env.far"),
         (["env.id=their_tasks:their/Counts-v0"], "unit='mm'"),
         (["encoder.cameras=[belly]"], "front"),

@@ -1,8 +1,6 @@
-"""Reading `key=value` after a command, and the sensors and recordings that the report's commands take."""
+"""Settings of the commands for experiments, typed by OmegaConf as the experiments' own keys are."""
 
 import dataclasses
-import logging
-import sys
 from collections.abc import Sequence
 from typing import Any, TypeVar, cast
 
@@ -36,12 +34,6 @@ def parse(schema: type[T], overrides: Sequence[str], *, also: Sequence[str] = ()
     except OmegaConfBaseException as error:
         raise ConfigError(str(error).splitlines()[0]) from error
     return cast(T, OmegaConf.to_object(merged))
-
-
-def log_to_stdout() -> None:
-    """Shows what this library says, and of others warnings alone: SciPy and OpenGL tell much that nobody asked for."""
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stdout)
-    logging.getLogger("defm_rl").setLevel(logging.INFO)
 
 
 def usage(command: str, schema: Any, summary: str) -> str:
