@@ -42,6 +42,7 @@ class Run:
     checkpoint/, checkpoint.old/: what the trainer saves, and state.json; the newest, and the one before it.
     history.csv, learning_curve.png: the training.
     metrics.json, episodes.csv, episodes.gif: the evaluation, and what made it.
+    status.json: where it stands, see `defm_rl.experiments.status`.
     """
 
     folder: Path

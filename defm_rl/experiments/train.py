@@ -23,10 +23,12 @@ from defm_rl.experiments.evaluation import (
     threads_put_back,
     write_episodes,
 )
+from defm_rl.experiments.identity import run_digest
 from defm_rl.experiments.interruption import Interruption
 from defm_rl.experiments.progress import Curves, Progress
 from defm_rl.experiments.provenance import provenance
 from defm_rl.experiments.runs import Run, verify_encoder, write_json
+from defm_rl.experiments.status import attended
 from defm_rl.experiments.tasks import make_task
 from defm_rl.experiments.trainers import Trainer, make_trainer, training_keys
 
@@ -46,10 +48,12 @@ def train(config: Config, run: Run, overrides: Sequence[str]) -> dict[str, Any]:
 
     Raises:
         ConfigError: Where the run to go on with does not fit.
+        AlreadyRunningError: Where another process is at it.
         WeightsUnavailableError: Where the encoder's weights cannot be had.
         KeyboardInterrupt: On Ctrl-C or SIGTERM, after a checkpoint was written if training had begun.
     """
-    with threads_put_back():  # a sweep's next job is another policy
+    # Threads, since a sweep's next job is another policy.
+    with attended(run, run_digest(config)), threads_put_back():
         return _train(config, run, overrides)
 
 
