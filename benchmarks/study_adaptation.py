@@ -62,17 +62,18 @@ def leave_one_out(run: Path) -> Iterator[list[str]]:
 
 
 def navigation(base: Path) -> Iterator[list[str]]:
-    """Three seeds: frozen and adapted, leave one out, trained with noise, with delay alone, and both adapted."""
+    """Three seeds: frozen and adapted; then leave one out, trained with noise, with delay alone, and both adapted."""
     for seed in range(3):
         run = base / f"ideal-{seed}"
         yield navigate(run, f"seed={seed}")
         yield adapt(run, "all")
         yield evaluate(run, "all", "parts=true")
-        for sensor in ("stereo", "zedx_without_noise"):
-            other = base / f"{sensor}-{seed}"
-            yield navigate(other, f"seed={seed}", f"env.sensor={sensor}")
-            yield from adapted(other, "all")
-        yield from leave_one_out(run)
+    for seed in range(3):
+        yield from leave_one_out(base / f"ideal-{seed}")
+        for sensor in ("zedx_without_noise", "stereo"):
+            run = base / f"{sensor}-{seed}"
+            yield navigate(run, f"seed={seed}", f"env.sensor={sensor}")
+            yield from adapted(run, "all")
 
 
 def settings(base: Path) -> Iterator[list[str]]:
