@@ -6,6 +6,8 @@ STAMP := $(VENV)/.installed
 ISAACLAB_VENV := .venv-isaaclab
 MJLAB_VENV := .venv-mjlab
 BENCH_VENV := .venv-bench
+DOCS_VENV := .venv-docs
+DOCS_STAMP := $(DOCS_VENV)/.installed
 BENCH_STAMP := $(BENCH_VENV)/.installed
 ISAACLAB_STAMP := $(ISAACLAB_VENV)/.installed
 MJLAB_STAMP := $(MJLAB_VENV)/.installed
@@ -19,7 +21,7 @@ make_venv = $(1)/bin/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m ven
 PARALLEL := -n auto --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help venv venv-isaaclab venv-mjlab demo test test-slow test-isaaclab test-mjlab check format bench clean
+.PHONY: help venv venv-isaaclab venv-mjlab demo test test-slow test-isaaclab test-mjlab check format docs bench clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -71,6 +73,14 @@ format: $(STAMP)  ## format and mend what can be mended
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+docs: $(DOCS_STAMP)  ## build the documentation's site into site/; warnings are errors
+	NO_MKDOCS_2_WARNING=1 $(DOCS_VENV)/bin/mkdocs build --quiet --strict
+
+$(DOCS_STAMP): docs/requirements.txt
+	@$(call make_venv,$(DOCS_VENV))
+	$(DOCS_VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r docs/requirements.txt
+	@touch $@
+
 bench: $(BENCH_STAMP)  ## run the benchmarks against the published package, one after the other
 	@for file in benchmarks/bench_*.py; do echo "== $$file"; $(BENCH_VENV)/bin/python $$file || exit 1; done
 	$(BENCH_VENV)/bin/python benchmarks/tables.py
@@ -85,4 +95,4 @@ $(BENCH_STAMP): $(STAMP) benchmarks/requirements.txt
 	@touch $@
 
 clean:  ## remove the virtual environment and caches
-	rm -rf $(VENV) $(ISAACLAB_VENV) $(MJLAB_VENV) $(BENCH_VENV) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache build *.egg-info
+	rm -rf $(VENV) $(ISAACLAB_VENV) $(MJLAB_VENV) $(BENCH_VENV) $(DOCS_VENV) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache build dist site *.egg-info
