@@ -257,13 +257,21 @@ def normalize_inverse_depth(
         TypeError: The dtype is neither integer nor floating.
         ValueError: The shape makes no sense.
     """
+    return normalize_channels(inverse_as_metres(inverse), size, pad_to, multiple_of=multiple_of, dtype=dtype)
+
+
+def inverse_as_metres(inverse: DepthImages) -> Tensor:
+    """The metres that relative inverse depth stands for in DeFM's pretraining, see `normalize_inverse_depth`.
+
+    Returns:
+        (B, H, W), float64 (float32 on MPS, which has none), between 10 exp(-5) and 10.
+    """
     images = as_images(_as_numbers(inverse))
     # Resizing in float32 would be off by 1e-5: the published code does it in float64 here (and only here).
     images = images.to(torch.float32 if images.device.type == "mps" else torch.float64)
     images = images.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
     low, high = images.amin((1, 2), keepdim=True), images.amax((1, 2), keepdim=True)
-    metres = torch.exp((images - low) / (high - low + 1e-8) * -5.0) * 10.0
-    return normalize_channels(metres, size, pad_to, multiple_of=multiple_of, dtype=dtype)
+    return torch.exp((images - low) / (high - low + 1e-8) * -5.0) * 10.0
 
 
 def as_depth(

@@ -52,10 +52,12 @@ class Settings:
     sensors: Any = None  # cameras to adapt to: all, or a list of names
     held_out: Any = None  # cameras that are only looked at; without it two that are not trained on
     pairs: str | None = None  # a folder with clean/ and seen/: the same frames, ideal and as the camera recorded them
-    recorded: str | None = None  # a folder of the camera's frames, to which the nearest simulated sensor is fitted
+    recorded: str | None = (
+        None  # the camera's frames (files, a bag, a dataset), to which the nearest simulated sensor is fitted
+    )
     recorded_unit: Any = None  # of recorded, pairs and clean: m, mm, or the metres of one count; needed for 8 bits
     recorded_max_depth_m: float | None = None  # beyond it a pixel is a hole
-    clean: str | None = None  # a folder of clean frames, in the place of the task's
+    clean: str | None = None  # clean frames, as recorded, in the place of the task's
     frames: int = 12_000  # clean frames to learn from
     by: str = "both"  # how the task's frames are come by: policy, random, or both
     minutes: float = 5.0
@@ -142,7 +144,7 @@ def parse(arguments: Sequence[str]) -> tuple[Run | None, Settings, list[str]]:
     elif chosen.pairs is None and chosen.recorded is None:
         raise ConfigError(
             f"Name the cameras to adapt to: sensors=[stereo] (there is: all, {', '.join(SENSORS)}), or pass "
-            "recorded=FOLDER or pairs=FOLDER."
+            "recorded=SOURCE or pairs=FOLDER."
         )
     chosen.held_out = _held_out(chosen)
     if not folders and not others:
@@ -159,7 +161,7 @@ def adapt(task: Task, chosen: Settings, output: Path) -> Adapted:
         KeyboardInterrupt: After what there is was kept, so that the same command goes on.
     """
     adaptation.check_parts(task.network, chosen.parts)
-    real = None if chosen.recorded is None else _recorded(Path(chosen.recorded), task.config, chosen)
+    real = None if chosen.recorded is None else _recorded(chosen.recorded, task.config, chosen)
     pairs = None if chosen.pairs is None else read_pairs(Path(chosen.pairs), task.config, chosen)
     frames = _frames(task, chosen)
     sensors: dict[str, Sensor] = {name: make_sensor(name) for name in chosen.sensors or ()}
@@ -308,11 +310,11 @@ def _task(run: Run | None, overrides: Sequence[str]) -> Task:
 
 def _frames(task: Task, chosen: Settings) -> Frames:
     if chosen.clean is not None:
-        return _recorded(Path(chosen.clean), task.config, chosen, limit=chosen.frames)
+        return _recorded(chosen.clean, task.config, chosen, limit=chosen.frames)
     return task_frames(task.config, chosen.frames, task.policy, task.encoder, by=chosen.by, seed=chosen.seed)
 
 
-def _recorded(path: Path, config: Config, chosen: Settings, limit: int | None = None) -> Frames:
+def _recorded(path: str | Path, config: Config, chosen: Settings, limit: int | None = None) -> Frames:
     size = make_task(config.env).depth_size(config.encoder)
     assert size is not None  # all cameras of the tasks that give frames have one
     found = load_recorded(path, size, unit=chosen.recorded_unit, max_depth_m=chosen.recorded_max_depth_m, limit=limit)

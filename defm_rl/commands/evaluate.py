@@ -46,7 +46,7 @@ class Settings:
     report: str | None = None  # the report's folder; without it a new one in runs/report
     clips: int = 1  # filmed successes and failures, of each policy behind two sensors; 0: none
     frames: int = 256  # for the comparison of features; 0: none
-    recorded: str | None = None  # a folder of recorded depth to compare features with
+    recorded: str | None = None  # recorded depth to compare features with: files, a ROS bag, a LeRobot dataset, ...
     recorded_unit: Any = None  # m, mm, or the metres of one count, such as 0.0001; needed for 8-bit images
     recorded_max_depth_m: float | None = None  # beyond it a pixel is a hole
     parts: bool = False  # also with each sensor's noise, range, latency and frame rate switched off, one at a time
@@ -83,7 +83,7 @@ def parse(arguments: Sequence[str]) -> tuple[list[Run], Settings]:
     if chosen.adapted is not None:
         find_weights("", chosen.adapted)  # before hours of evaluation, not after
     if chosen.recorded is not None:
-        recorded.depth_files(Path(chosen.recorded))  # before hours of evaluation, not after
+        recorded.check_source(chosen.recorded)  # before hours of evaluation, not after
     return _runs(list(dict.fromkeys(folders))), chosen
 
 

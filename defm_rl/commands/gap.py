@@ -1,4 +1,4 @@
-"""`defm-rl gap encoder=resnet18 [sensors=all] [recorded=FOLDER]`: what other cameras do to an encoder's features."""
+"""`defm-rl gap encoder=resnet18 [sensors=all] [recorded=SOURCE]`: what other cameras do to an encoder's features."""
 
 import logging
 import sys
@@ -47,7 +47,7 @@ class Settings:
     sensors: Any = "all"  # or a list of names
     frames: int = 256  # of different scenes
     first_layout: int = 2_000_000  # layouts are numbered
-    recorded: str | None = None  # a folder of recorded depth, or a file
+    recorded: str | None = None  # recorded depth: files or a folder of them, a ROS bag, a LeRobot dataset, ...
     recorded_unit: Any = None  # m, mm, or the metres of one count, such as 0.0001; needed for 8-bit images
     recorded_max_depth_m: float | None = None  # beyond it a pixel is a hole
     report: str | None = None  # a folder for report.html, report.json and report.csv

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import matplotlib
@@ -95,7 +94,7 @@ def recorded_frames(
     """
     camera = make_task(config.env).cameras[camera_keys(config.encoder)[0]]
     size = camera.height, camera.width
-    found = load_recorded(Path(path), size, unit=unit, max_depth_m=max_depth_m, limit=limit)
+    found = load_recorded(path, size, unit=unit, max_depth_m=max_depth_m, limit=limit)
     if len(found.frames) < 2:
         raise ConfigError(
             f"recorded={path} holds a single frame: sets of frames are compared, at least two are needed."
