@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from defm_rl.deploy.recording import by_name
 from defm_rl.deploy.runtime import Policy
 from defm_rl.experiments.environments import named_layouts, policy_keys
 from defm_rl.experiments.episodes import Episode, run_episodes
@@ -24,11 +25,13 @@ class FilePolicy:
     """
 
     def __init__(self, path: Path) -> None:
-        self._policy = Policy(path, clock=None, deadline_s=math.inf, min_valid_share=0.0)
+        # Whatever the simulator gave, experiments make metres of it.
+        self._policy = Policy(path, depth_unit="m", clock=None, deadline_s=math.inf, min_valid_share=0.0)
 
     def act(self, observations: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
         """Actions of a batch of observations before anything is encoded."""
         names = [wanted.name for wanted in self._policy.contract.inputs]
+        observations = by_name(observations)
         given: dict[str, Any] = {name: observations[name] for name in names}
         return self._policy.act(**given)
 

@@ -12,8 +12,8 @@ from torch import nn
 
 from defm_rl.deploy.graph import Encode, Standardize, WholePolicy
 from defm_rl.deploy.runtime.contract import Action, Contract, DepthInput, Memory, VectorInput
-from defm_rl.deploy.runtime.frames import Camera
-from defm_rl.depth import DepthFormat
+from defm_rl.deploy.runtime.frames import Z_BUFFER, Camera
+from defm_rl.depth import MAX_DEPTH_M, DepthFormat, ZBuffer
 from defm_rl.encoders import DepthEncoder
 from defm_rl.observations import DepthLayout
 
@@ -25,6 +25,19 @@ class ExportError(ValueError):
     """What cannot be exported, and what can be done about it."""
 
 
+@dataclass(frozen=True)
+class Given:
+    """How a task's simulator gives depth that becomes metres on its way to the policy.
+
+    Attributes:
+        depth_format: Unit, and the limit beyond which there are holes.
+        z_buffer: The planes, where it is a z-buffer.
+    """
+
+    depth_format: DepthFormat = field(default_factory=DepthFormat)
+    z_buffer: ZBuffer | None = None
+
+
 @dataclass
 class Facts:
     """What a policy cannot say of itself, for its contract.
@@ -32,6 +45,7 @@ class Facts:
     Attributes:
         step_s: Seconds between two actions.
         cameras: Those of the training, by the name of their observation.
+        given: What the runtime is sent where nobody says otherwise, by the same name. Default: what the policy takes.
         entries: What stands where in a vector, by its name; of the action under "action".
         units: The unit of each entry of the action.
         scale: See `Action`.
@@ -42,6 +56,7 @@ class Facts:
 
     step_s: float | None = None
     cameras: Mapping[str, Camera] = field(default_factory=dict)
+    given: Mapping[str, Given] = field(default_factory=dict)
     entries: Mapping[str, Sequence[str]] = field(default_factory=dict)
     units: Sequence[str] = ()
     scale: Sequence[float] = ()
@@ -158,6 +173,13 @@ class Exportable:
             raise ExportError(
                 f"The camera of {name} has {camera.height}x{camera.width} pixels, the policy sees {layout.size}."
             )
+        given = facts.given.get(name, Given(depth_format))
+        limits_m = [x.max_depth_m for x in (depth_format, given.depth_format) if x.max_depth_m is not None]
+        planes = given.z_buffer
+        if planes is not None:
+            far_m = planes.far_m
+        elif name in facts.given and far_m >= MAX_DEPTH_M:
+            far_m = np.inf  # the limit of this library, where a task of others says nothing
         return DepthInput(
             name=name,
             shape=tuple(box.shape),
@@ -169,7 +191,9 @@ class Exportable:
             channels_last=layout.channels_last,
             camera=camera,
             far_m=far_m if np.isfinite(far_m) else None,
-            max_depth_m=depth_format.max_depth_m,
+            max_depth_m=min(limits_m, default=None),
+            sent=Z_BUFFER if planes is not None else str(given.depth_format.unit),
+            near_m=None if planes is None else planes.near_m,
         )
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from gymnasium import spaces
 from gymnasium.vector import VectorEnv
 
-from defm_rl.deploy.policies import Exportable, ExportError, Facts
+from defm_rl.deploy.policies import Exportable, ExportError, Facts, Given
 from defm_rl.deploy.recording import play
 from defm_rl.deploy.runtime.frames import Camera
 from defm_rl.experiments.config import Config
@@ -40,8 +40,8 @@ def exportable_run(folder: Path) -> tuple[Exportable, Facts]:
     keys = policy_keys(config.encoder, config.algo)
     env = _environments(task, keys)
     space, actions = env.single_observation_space, env.single_action_space
-    facts = _facts(run, config, task, env)
     env.close()
+    facts = _facts(run, config, task)
     transform = None
     if encoder is not None and sees_features(config.encoder):
         transform = EncodingTransform(space, camera_keys(config.encoder), encoder)
@@ -79,23 +79,24 @@ def _described(
     raise ExportError(f"A run with a {kind} cannot be exported.")
 
 
-def _facts(run: Run, config: Config, task: Task[Any], env: VectorEnv[Any, Any, Any]) -> Facts:
+def _facts(run: Run, config: Config, task: Task[Any]) -> Facts:
     sensor = make_sensor(task.sensor)
-    unwrapped: Any = env.unwrapped  # a task whose runs can be exported is one of ours
-    described, commands = unwrapped.entries, unwrapped.commands
+    commands = task.commands
     seen = policy_keys(config.encoder, config.algo)
+    cameras = {name: camera for name, camera in task.cameras.items() if name in camera_keys(config.encoder)}
     return Facts(
         step_s=task.step_s,
         cameras={
             name: Camera.from_fov(camera.height, camera.width, camera.horizontal_fov_deg)
-            for name, camera in task.cameras.items()
-            if name in camera_keys(config.encoder) and camera.horizontal_fov_deg is not None
+            for name, camera in cameras.items()
+            if camera.horizontal_fov_deg is not None
         },
+        given={name: Given(camera.depth_format, camera.z_buffer) for name, camera in cameras.items()},
         entries={
-            **{name: entries for name, entries in described.items() if name in seen},
+            **{name: entries for name, entries in task.entries.items() if name in seen},
             **({"action": [command.name for command in commands]} if commands else {}),
         },
-        units=[command.unit for command in commands],
+        units=[command.unit for command in commands] if any(command.unit for command in commands) else [],
         scale=[command.scale for command in commands],
         offset=[command.offset for command in commands],
         sensor={

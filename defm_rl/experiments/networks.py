@@ -27,7 +27,8 @@ class DepthCnn(nn.Sequential):
         if min(image_size) < _SMALLEST_SIDE:
             raise ValueError(
                 f"The CNN from scratch needs depth of at least {_SMALLEST_SIDE}x{_SMALLEST_SIDE} pixels, got "
-                f"{'x'.join(map(str, image_size))}: set env.depth_size."
+                f"{'x'.join(map(str, image_size))}: have the camera draw more, such as env.depth_size=[48,64] of our "
+                "tasks, or a setting in env.kwargs of others."
             )
         super().__init__(
             *(nn.Conv2d(3, 32, 8, stride=4), nn.ReLU()),

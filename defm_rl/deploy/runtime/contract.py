@@ -32,9 +32,12 @@ class DepthInput:
         frames: Stacked frames.
         channels_last: Whether the frames are stacked along the last axis.
         camera: That of the training, where it is known.
-        far_m: What the camera of the training sees at the farthest, where it is known.
+        far_m: What the camera of the training sees at the farthest, where it is known; the far plane of a z-buffer.
         max_depth_m: Beyond it a pixel is a hole to the policy; None for no limit.
         invalid: What an invalid pixel is.
+        sent: What the task's simulator gave, and the runtime expects where it is told of no other unit: "m", "mm",
+            metres per count as text, or `Z_BUFFER`; empty for what the graph takes.
+        near_m: The near plane of a z-buffer.
     """
 
     name: str
@@ -50,6 +53,8 @@ class DepthInput:
     far_m: float | None = None
     max_depth_m: float | None = None
     invalid: str = "0, negative values, NaN, infinities, and the largest value of an integer type"
+    sent: str = ""
+    near_m: float | None = None
 
     @property
     def size(self) -> tuple[int, int]:

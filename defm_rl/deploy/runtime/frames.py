@@ -11,6 +11,9 @@ if TYPE_CHECKING:
     from defm_rl.deploy.runtime.contract import DepthInput
 
 METRES_PER_UNIT = {"m": 1.0, "mm": 1e-3}
+Z_BUFFER = "z-buffer"
+"""A task's depth as OpenGL keeps it, from 0 at the near plane to 1 at the far one, where nothing was hit."""
+
 _FARTHEST_M = 100.0  # beyond it all is one to the encoders
 _NEAREST_M = 0.01  # no depth camera measures below it
 
@@ -130,7 +133,7 @@ class DepthIntake:
 
     Args:
         wanted: The input.
-        unit: What the camera sends: "m", "mm" or metres per count; None for what the policy takes.
+        unit: What the camera sends: "m", "mm" or metres per count; None for what the task's simulator gave.
         camera: The camera that sends frames; None where its frames are as those of the training.
         outside: See `View`.
 
@@ -142,9 +145,12 @@ class DepthIntake:
         self, wanted: "DepthInput", unit: str | float | None, camera: Camera | None, outside: str = "refuse"
     ) -> None:
         self.wanted = wanted
-        self._sent_in_counts = unit is not None and unit != "m"
-        self._metres = wanted.metres_per_count if unit is None else metres_per_count(unit)
-        self._takes_counts = self._sent_in_counts or (unit is None and wanted.metres_per_count != 1.0)
+        given = wanted.sent or wanted.unit
+        self._is_z_buffer = unit is None and given == Z_BUFFER
+        if unit is None:
+            unit = given if given in METRES_PER_UNIT else 1.0 if self._is_z_buffer else float(given)
+        self._metres = metres_per_count(unit)
+        self._takes_counts = unit != "m" and not self._is_z_buffer
         self.view: View | None = None
         if camera is not None:
             if wanted.camera is None:
@@ -162,13 +168,33 @@ class DepthIntake:
         """
         frames = self._checked(np.asarray(given))
         frames, is_batch = self._as_batch(frames)
-        metres = frames.astype(np.float32) * np.float32(self._metres)
+        metres = self._from_z_buffer(frames) if self._is_z_buffer else frames.astype(np.float32) * self._metres
+        metres = metres.astype(np.float32, copy=False)
         if frames.dtype.kind in "iu":
             metres[frames == np.iinfo(frames.dtype).max] = 0.0  # what cameras send for too far and for none
+        if self.wanted.max_depth_m is not None:
+            metres[metres > self.wanted.max_depth_m] = 0.0
         if self.view is not None:
             metres = self.view(metres)
         self._check_range(metres)
         return metres.reshape(-1, *self.wanted.shape) / np.float32(self.wanted.metres_per_count), is_batch
+
+    def _from_z_buffer(self, frames: NDArray[Any]) -> NDArray[np.float32]:
+        """See `defm_rl.depth.ZBuffer`."""
+        wanted = self.wanted
+        near_m, far_m = wanted.near_m, wanted.far_m
+        assert near_m is not None
+        assert far_m is not None
+        buffer = frames.astype(np.float32)
+        if np.nanmax(buffer, initial=0.0) > 1.0:
+            raise ValueError(
+                f"{wanted.name}: the task gave a z-buffer, from 0 to 1, and the frame goes up to "
+                f"{np.nanmax(buffer):.4g}. If it is metres, make the policy with Policy(path, depth_unit='m')."
+            )
+        # The far plane, where nothing was hit, is a hole; beyond it the formula is not asked.
+        hit = np.where(buffer < 1.0, buffer, 0.0)
+        metres = far_m * near_m / (far_m - hit * (far_m - near_m))
+        return np.where(buffer < 1.0, metres, 0.0).astype(np.float32)
 
     def _checked(self, frames: NDArray[Any]) -> NDArray[Any]:
         name = self.wanted.name
@@ -181,8 +207,9 @@ class DepthIntake:
             )
         if frames.dtype.kind in "iu" and not self._takes_counts:
             raise ValueError(
-                f"{name}: got {frames.dtype} counts where metres are expected. If they are millimetres, make the "
-                "policy with Policy(path, depth_unit='mm'); else pass metres per count, such as depth_unit=0.00025."
+                f"{name}: got {frames.dtype} counts where {'a z-buffer is' if self._is_z_buffer else 'metres are'} "
+                "expected. If they are millimetres, make the policy with "
+                "Policy(path, depth_unit='mm'); else pass metres per count, such as depth_unit=0.00025."
             )
         return frames
 

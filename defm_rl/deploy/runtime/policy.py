@@ -39,7 +39,7 @@ class Policy:
         camera: The camera that sends frames, or one for each depth observation by name, where it is not that of the
             training: its frames are cropped and sampled to the training's field of view and size.
         depth_unit: What it sends: "m", "mm", or metres per count as a number, or one for each by name. Default: what
-            the policy was trained on.
+            the task of the training gave, a z-buffer too.
         outside: Where a camera sees less than that of the training: "refuse", or "holes" there.
         clock: Says the time in seconds. None: no time passes, as in a simulator, and age, period and stuck frames are
             not looked at.
@@ -164,7 +164,8 @@ class Policy:
         described = self.contract.action
         if not described.scale:
             raise ValueError("The policy's file does not say how its actions are scaled: see where it was trained.")
-        command: NDArray[Any] = np.asarray(described.offset) + np.asarray(described.scale) * action
+        scale, offset = (np.reshape(numbers, described.shape) for numbers in (described.scale, described.offset))
+        command: NDArray[Any] = offset + scale * action
         return command
 
     def _inputs(self, observations: Mapping[str, Any]) -> tuple[dict[str, NDArray[Any]], bool]:
@@ -243,7 +244,7 @@ class Policy:
         action = np.asarray(given, described.dtype)
         if action.shape != tuple(described.shape) or not np.isfinite(action).all():
             raise ValueError(f"safe_action must be {described.shape} finite numbers; got {given!r}.")
-        if described.low and ((action < described.low).any() or (action > described.high).any()):
+        if described.low and ((action.ravel() < described.low).any() or (action.ravel() > described.high).any()):
             raise ValueError(f"safe_action must lie from {described.low} to {described.high}; got {given!r}.")
         return action
 

@@ -93,6 +93,13 @@ class Observed:
             return spaces.Box(space.low.reshape(-1).astype(np.float32), space.high.reshape(-1).astype(np.float32))
         return spaces.Box(0.0, 1.0, (width,), np.float32)
 
+    def entries(self, key: str) -> tuple[str, ...]:
+        """Names of the places of a vector."""
+        space = self.given[key]
+        if isinstance(space, spaces.Discrete):
+            return tuple(f"{key} = {space.start + i}" for i in range(int(space.n)))
+        return tuple(f"{key}[{i}]" for i in range(_width(space) or 0))
+
     def convert(self, key: str, batch: Any) -> Any:
         """A batch of what the environment gives as `space` says; arrays become arrays, and tensors tensors."""
         is_array = not isinstance(batch, Tensor)
@@ -200,7 +207,7 @@ class Adapted(VectorWrapper):
         self._measures, self._layouts = tuple(measures), list(layouts)
         self.single_observation_space = spaces.Dict({key: observed.space(key) for key in self.keys})
         self.observation_space = batch_space(self.single_observation_space, self.num_envs)
-        self._stretch = _stretch(env.single_action_space)
+        self._stretch = stretch(env.single_action_space)
         if self._stretch is not None:
             self.single_action_space = spaces.Box(-1.0, 1.0, env.single_action_space.shape, np.float32)
             self.action_space = batch_space(self.single_action_space, self.num_envs)
@@ -337,7 +344,7 @@ def _width(space: spaces.Space[Any]) -> int | None:
     return None
 
 
-def _stretch(space: spaces.Space[Any]) -> tuple[NDArray[np.floating[Any]], NDArray[np.floating[Any]]] | None:
+def stretch(space: spaces.Space[Any]) -> tuple[NDArray[np.floating[Any]], NDArray[np.floating[Any]]] | None:
     """The middle and half the width of the range that actions from -1 to 1 are stretched to; None: they stay."""
     if not isinstance(space, spaces.Box) or not space.is_bounded():
         return None

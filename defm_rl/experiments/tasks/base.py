@@ -3,7 +3,7 @@
 import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -11,7 +11,9 @@ from gymnasium.vector import VectorEnv
 from numpy.typing import NDArray
 
 from defm_rl.checking import EnvReport, check_env
+from defm_rl.depth import DepthFormat, ZBuffer
 from defm_rl.encoders import DepthEncoder
+from defm_rl.envs.core import Command
 from defm_rl.envs.layouts import Layout
 from defm_rl.experiments.config import Config, ConfigError, EncoderConfig, EnvConfig
 from defm_rl.experiments.environments import camera_keys, encode_once
@@ -40,11 +42,15 @@ class DepthCamera:
         height: Pixels.
         width: Pixels.
         horizontal_fov_deg: Field of view in degrees; None where it is not known.
+        depth_format: Unit and limit of what the simulator gives, before it becomes metres.
+        z_buffer: The planes, where that is a z-buffer.
     """
 
     height: int
     width: int
     horizontal_fov_deg: float | None = None
+    depth_format: DepthFormat = field(default_factory=DepthFormat)
+    z_buffer: ZBuffer | None = None
 
 
 class Map(Protocol):
@@ -109,6 +115,16 @@ class Task(ABC, Generic[Env]):
     def vectors(self) -> tuple[str, ...]:
         """The vectors that the environments themselves have to give, beside those for critics and teachers."""
         return ("state",)
+
+    @property
+    def entries(self) -> Mapping[str, Sequence[str]]:
+        """What stands in which place of the vectors, by their keys, where the task says so."""
+        return {}
+
+    @property
+    def commands(self) -> Sequence[Command]:
+        """What each entry of an action commands, where the task says so."""
+        return ()
 
     @property
     def depth_can_be_left_out(self) -> bool:

@@ -16,9 +16,10 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, Vecto
 
 from defm_rl.checking import EnvReport, check_env
 from defm_rl.depth import DepthFormat, ZBuffer
+from defm_rl.envs.core import Command
 from defm_rl.envs.rendering import import_triton
 from defm_rl.experiments.config import Config, ConfigError, GymnasiumEnvConfig, refused_settings, suggest
-from defm_rl.experiments.tasks.adapted import Adapted, NumberedEpisodes, Observed, at, parts_of
+from defm_rl.experiments.tasks.adapted import Adapted, NumberedEpisodes, Observed, at, parts_of, stretch
 from defm_rl.experiments.tasks.base import IDEAL, Ability, DepthCamera, Task
 from defm_rl.gymnasium import SimulateSensor
 from defm_rl.observations import ONLY_KEY
@@ -54,13 +55,33 @@ class GymnasiumTask(Task[GymnasiumEnvConfig]):
     @property
     def cameras(self) -> Mapping[str, DepthCamera]:
         """What `env.depth_keys` names, or looks like depth."""
-        fov = self.config.horizontal_fov_deg
-        return {key: DepthCamera(*size, fov) for key, size in self._probe.observed.sizes.items()}
+        fov, observed = self.config.horizontal_fov_deg, self._probe.observed
+        return {
+            key: DepthCamera(*size, fov, observed.depth_format, observed.z_buffer)
+            for key, size in observed.sizes.items()
+        }
 
     @property
     def vectors(self) -> tuple[str, ...]:
         """The observations that are vectors."""
         return self._probe.observed.vectors
+
+    @property
+    def entries(self) -> Mapping[str, Sequence[str]]:
+        """Their keys and places: nobody says more of them."""
+        return {key: self._probe.observed.entries(key) for key in self.vectors}
+
+    @property
+    def commands(self) -> Sequence[Command]:
+        """What the environment takes, where actions are stretched to its bounds."""
+        reach = stretch(self._probe.actions)
+        if reach is None:
+            return ()
+        middles, halves = (x.ravel().tolist() for x in reach)
+        return [
+            Command(f"action[{i}]", "", half, middle)
+            for i, (middle, half) in enumerate(zip(middles, halves, strict=True))
+        ]
 
     @property
     def depth_can_be_left_out(self) -> bool:
@@ -164,6 +185,7 @@ class _Probe:
     """What one environment says of itself."""
 
     observed: Observed
+    actions: spaces.Space[Any]
     step_s: float | None
     pictures: bool
     described: str
@@ -193,7 +215,13 @@ def _probe(settings: str) -> _Probe:
         step_s = getattr(getattr(env, "envs", [env])[0].unwrapped, "dt", None)
         pictures = "rgb_array" in env.metadata.get("render_modes", ())
         described = ", ".join(f"{key} {space}" for key, space in observed.given.items())
-        return _Probe(observed, float(step_s) if isinstance(step_s, int | float) else None, pictures, described)
+        return _Probe(
+            observed,
+            env.single_action_space,
+            float(step_s) if isinstance(step_s, int | float) else None,
+            pictures,
+            described,
+        )
     finally:
         env.close()
 

@@ -9,6 +9,7 @@ import gymnasium
 from gymnasium.vector import VectorEnv
 
 import defm_rl.envs  # noqa: F401  registers the environments
+from defm_rl.envs.core import Command, MujocoVectorEnv
 from defm_rl.experiments.config import EncoderConfig, MujocoEnvConfig
 from defm_rl.experiments.tasks.base import IDEAL, DepthCamera, Map, Task
 from defm_rl.gymnasium import SimulateSensor
@@ -38,14 +39,29 @@ class MujocoTask(Task[MujocoEnvConfig]):
         """The control step."""
         return float(self.config.task()["control_step_s"])  # every task of ours has it
 
-    @cached_property
+    @property
     def cameras(self) -> Mapping[str, DepthCamera]:
         """All that the task has, whether they are observed or not."""
-        env = MujocoTask(self.smallest()).make(("state",))
-        fovs: dict[str, float] = env.unwrapped.horizontal_fov_deg  # type: ignore[attr-defined]
-        env.close()
         height, width = self.config.task()["depth_size"]
+        fovs = self._closed.horizontal_fov_deg
         return {key: DepthCamera(height, width, fov) for key, fov in fovs.items()}
+
+    @property
+    def entries(self) -> Mapping[str, Sequence[str]]:
+        """What the environments say of themselves."""
+        return self._closed.entries
+
+    @property
+    def commands(self) -> Sequence[Command]:
+        """What the environments say of themselves."""
+        return self._closed.commands
+
+    @cached_property
+    def _closed(self) -> MujocoVectorEnv:
+        """One environment, which can be asked what it is, and no longer played."""
+        env = MujocoTask(self.smallest()).make(("state",))
+        env.close()
+        return cast(MujocoVectorEnv, env.unwrapped)
 
     def depth_size(self, encoder: EncoderConfig) -> tuple[int, int]:
         """The configuration's: all cameras share it."""
