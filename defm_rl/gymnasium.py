@@ -51,6 +51,7 @@ class _TransformDepth(VectorWrapper):
         """Resets and transforms; options may name the environments (`reset_mask`, or `env_idx` as in ManiSkill)."""
         envs = _chosen(options or {})  # before the environment, which takes them out of the options
         observations, infos = self.env.reset(seed=seed, options=options)  # type: ignore[arg-type]
+        self._ended = self._ended.clone()  # steps in inference mode leave a tensor that only that mode may write to
         self._ended[slice(None) if envs is None else envs.to(self._ended.device)] = False
         number = int(seed) if isinstance(seed, int | np.integer) else None
         return self._transform.reset(observations, envs, number, _episode_numbers(infos, self.num_envs)), infos

@@ -314,3 +314,12 @@ def test_cameras_begin_anew_where_no_last_observations_are_given():
     seen, real = shown(SimulateSensor(vector_env(episode_steps=2), late)), shown(vector_env(episode_steps=2))
     np.testing.assert_array_equal(seen[2], real[2])
     np.testing.assert_array_equal(seen[3], real[2])
+
+
+@pytest.mark.parametrize("wrap", [lambda env, net: EncodeDepth(env, net), lambda env, _: SimulateSensor(env, "zedx")])
+def test_what_a_trainer_began_in_inference_mode_goes_on_outside(encoder, wrap):
+    env = wrap(vector_env(episode_steps=2), encoder)
+    with torch.inference_mode():
+        for _ in steps(env, 3):
+            pass
+    assert all(env.observation_space.contains(observations) for observations, _ in steps(env, 3))

@@ -3,27 +3,15 @@
 import torch
 from documents import blocks
 from fake_envs import vec_env, vector_env
+from readers import RSL_RL_SETTINGS
 
 BLOCKS = blocks("README.md")
 
-# Of RSL-RL, as its users have them.
-MODEL = {"class_name": "defm_rl.rsl_rl:DefmModel"}
-SETTINGS = {
-    "num_steps_per_env": 4,
-    "save_interval": 1000,
-    "obs_groups": {"actor": ["depth", "state"], "critic": ["depth", "state"]},
-    "actor": {**MODEL, "distribution_cfg": {"class_name": "GaussianDistribution"}},
-    "critic": MODEL,
-    "algorithm": {"class_name": "PPO"},
-}
-
 
 def test_every_block_runs_after_those_before_it(without_hub):
-    names = {"depth": 5 * torch.rand(2, 48, 96), "settings": SETTINGS}
+    names = {"depth": 5 * torch.rand(2, 48, 96), "settings": RSL_RL_SETTINGS}
     assert len(BLOCKS) >= 4
     for block in BLOCKS:
-        if "defm_rl.isaaclab" in block:
-            continue  # has an environment of its own
         if "defm_rl.deploy" in block:
             continue  # takes an exported file: tests/deploy does the same with one
         names["env"] = vec_env() if "PPO(" in block else vector_env()

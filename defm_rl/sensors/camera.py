@@ -178,6 +178,7 @@ class SimulatedCamera:
         self._history: Tensor | None = None
         self.restart()
 
+    @torch.inference_mode(False)  # what a trainer begins in inference mode may be gone on with outside
     def restart(self, seed: int | None = None) -> None:
         """Begins anew in all environments, with the same random numbers or those of another seed."""
         self.seed = self.seed if seed is None else seed
@@ -231,7 +232,8 @@ class SimulatedCamera:
         if self._slots == 1:
             return seen
         if self._history is None or self._history.shape[2:] != seen.shape[1:]:
-            self._history = seen.new_zeros(self.num_envs, self._slots, *seen.shape[1:])
+            with torch.inference_mode(False):
+                self._history = seen.new_zeros(self.num_envs, self._slots, *seen.shape[1:])
         self._history[envs, steps % self._slots] = seen.to(self._history.dtype)
         captured = steps - self.age_steps(envs, steps)
         out = self._history[self._everyone if everyone else envs, captured % self._slots]
