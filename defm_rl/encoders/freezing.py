@@ -1,5 +1,6 @@
 """Frozen means frozen: parameters that no optimizer, checkpoint or gradient ever sees."""
 
+import operator
 from collections.abc import Callable, Iterator
 
 from torch import Tensor, nn
@@ -109,12 +110,12 @@ class FrozenWeights:
 
     def __init__(self, network: nn.Module) -> None:
         places = [(m._buffers, name, x) for m in network.modules() for name, x in m._buffers.items() if x is not None]
+        self._buffers, self._names, self._tensors = zip(*places, strict=True) if places else ((), (), ())
         # Tensors made in inference mode have no version, and cannot be written outside of it.
-        self._places = [(buffers, name, x, None if x.is_inference() else x._version) for buffers, name, x in places]
+        self._versioned = [x for x in self._tensors if not x.is_inference()]
+        self._versions = [x._version for x in self._versioned]
 
     def unchanged(self) -> bool:
         """Whether no buffer was replaced, turned into a parameter, or written since."""
-        return all(
-            buffers.get(name) is x and (version is None or x._version == version)
-            for buffers, name, x, version in self._places
-        )
+        are_there = all(map(operator.is_, map(dict.get, self._buffers, self._names), self._tensors))
+        return are_there and [x._version for x in self._versioned] == self._versions

@@ -77,7 +77,9 @@ class FrozenRunner:
         if size not in self._graphs:
             self._graphs[size] = _trace(self._network, self._prepare(depth[:1]))
         shares = self._shares(depth)
-        if self._threads < 2 or len(shares) < 2:
+        if len(shares) == 1:
+            return self._run(depth)
+        if self._threads < 2:
             return torch.cat([self._run(share) for share in shares])
         if self._pool is None:
             self._pool = _start_pool(self._threads)

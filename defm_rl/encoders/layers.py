@@ -140,8 +140,10 @@ class Conv(nn.Conv2d):
             if self.in_channels == self.out_channels and self.bias is None:
                 self.cpu_kernel = "grouped"
                 self.register_buffer("packed", cpu.grouped_weight(weight), persistent=False)
-        elif self.in_channels % 4 == 0:  # of three channels oneDNN's are as fast
+        elif self.in_channels % 4 == 0 or self.kernel_size[0] > 3:  # of three channels and 3x3 oneDNN's are as fast
             self.cpu_kernel = "product"
+            if self.in_channels % 4:
+                factors = torch.float32  # what depth itself enters by
             self.register_buffer("packed", cpu.product_weight(weight, factors), persistent=False)
             if self.kernel_size[0] == 3 and self.stride[0] == 1 and not any(count % 32 for count in channels):
                 self.cpu_kernel = "3x3"

@@ -201,52 +201,98 @@ Tensor& group_norm_act_(Tensor& x, int64_t groups, const Tensor& weight, const T
   return x;
 }
 
+// bias + x @ weight, of one row: beginning a product of matrices would take longer than this.
+void multiply_row(const float* x, const Tensor& weight, const Tensor& bias, float* out) {
+  const int64_t depth = weight.size(0), columns = weight.size(1);
+  const float *factors = weight.data_ptr<float>(), *biases = bias.data_ptr<float>();
+  const auto sum = [&](auto constant, int64_t c, int64_t lanes) {
+    constexpr int width = decltype(constant)::value;
+    Vec sums[width];
+    for (int v = 0; v < width; ++v) sums[v] = Vec::loadu(biases + c + v * kLanes, lanes);
+    for (int64_t i = 0; i < depth; ++i) {
+      const Vec value(x[i]);
+      for (int v = 0; v < width; ++v) {
+        sums[v] = at::vec::fmadd(value, Vec::loadu(factors + i * columns + c + v * kLanes, lanes), sums[v]);
+      }
+    }
+    for (int v = 0; v < width; ++v) sums[v].store(out + c + v * kLanes, lanes);
+  };
+  int64_t c = 0;
+  for (; c + 8 * kLanes <= columns; c += 8 * kLanes) sum(std::integral_constant<int, 8>(), c, kLanes);
+  for (; c + 2 * kLanes <= columns; c += 2 * kLanes) sum(std::integral_constant<int, 2>(), c, kLanes);
+  for (; c < columns; c += kLanes) sum(std::integral_constant<int, 1>(), c, std::min(kLanes, columns - c));
+}
+
+// The mean of each channel.
+void average(Map x, float* mean) {
+  std::fill_n(mean, x.channels, 0.0f);
+  for (int64_t i = 0; i < x.pixels; ++i) {
+    for_each_vector(x.channels, [&](int64_t c, int64_t lanes) {
+      (Vec::loadu(mean + c, lanes) + Vec::loadu(x.data + i * x.channels + c, lanes)).store(mean + c, lanes);
+    });
+  }
+  for (int64_t c = 0; c < x.channels; ++c) mean[c] /= static_cast<float>(x.pixels);
+}
+
+// Multiplies each channel with the sigmoid of its gate, which is written over.
+void let_through(Map x, float* gate) {
+  for_each_vector(x.channels, [&](int64_t c, int64_t lanes) {
+    sigmoid(Vec::loadu(gate + c, lanes)).store(gate + c, lanes);
+  });
+  for (int64_t i = 0; i < x.pixels; ++i) {
+    float* pixel = x.data + i * x.channels;
+    for_each_vector(x.channels, [&](int64_t c, int64_t lanes) {
+      (Vec::loadu(pixel + c, lanes) * Vec::loadu(gate + c, lanes)).store(pixel + c, lanes);
+    });
+  }
+}
+
 Tensor& squeeze_excite_(Tensor& x, const Tensor& weight1, const Tensor& bias1, const Tensor& weight2,
                         const Tensor& bias2, c10::string_view activation) {
-  const int64_t images = x.size(0), channels = x.size(1), pixels = x.size(2) * x.size(3);
+  const int64_t images = x.size(0), channels = x.size(1), pixels = x.size(2) * x.size(3), squeezed = weight1.size(1);
+  TORCH_CHECK(weight1.sizes() == at::IntArrayRef({channels, squeezed}) && bias1.numel() == squeezed &&
+                  weight2.sizes() == at::IntArrayRef({squeezed, channels}) && bias2.numel() == channels,
+              "weights must be (", channels, ", S) and (S, ", channels, "), with as many biases; got ",
+              weight1.sizes(), " and ", weight2.sizes());
   if (x.numel() == 0) return x;
   const Tensor y = channels_last(x);
-  Tensor means = at::empty({images, channels}, y.options().memory_format(at::MemoryFormat::Contiguous));
   const auto map_of = [&](int64_t image) {
     return Map{y.data_ptr<float>() + image * pixels * channels, pixels, channels};
   };
-  at::parallel_for(0, images, grain(pixels * channels), [&](int64_t begin, int64_t end) {
-    for (int64_t image = begin; image < end; ++image) {
-      const Map map = map_of(image);
-      float* mean = means.data_ptr<float>() + image * channels;
-      std::fill_n(mean, channels, 0.0f);
-      for (int64_t i = 0; i < pixels; ++i) {
-        for_each_vector(channels, [&](int64_t c, int64_t lanes) {
-          (Vec::loadu(mean + c, lanes) + Vec::loadu(map.data + i * channels + c, lanes)).store(mean + c, lanes);
-        });
-      }
-      for (int64_t c = 0; c < channels; ++c) mean[c] /= static_cast<float>(pixels);
-    }
-  });
-
-  Tensor hidden = at::addmm(bias1, means, weight1);
-  with_activation(activation_of(activation), [&](auto constant) {
-    float* values = hidden.data_ptr<float>();
-    for_each_vector(hidden.numel(), [&](int64_t i, int64_t lanes) {
-      activate<decltype(constant)::value>(Vec::loadu(values + i, lanes)).store(values + i, lanes);
-    });
-  });
-  Tensor gates = at::addmm(bias2, hidden, weight2);
-  at::parallel_for(0, images, grain(pixels * channels), [&](int64_t begin, int64_t end) {
-    for (int64_t image = begin; image < end; ++image) {
-      const Map map = map_of(image);
-      float* gate = gates.data_ptr<float>() + image * channels;
-      for_each_vector(channels, [&](int64_t c, int64_t lanes) {
-        sigmoid(Vec::loadu(gate + c, lanes)).store(gate + c, lanes);
+  const auto activate_all = [kind = activation_of(activation)](float* values, int64_t count) {
+    with_activation(kind, [&](auto constant) {
+      for_each_vector(count, [&](int64_t i, int64_t lanes) {
+        activate<decltype(constant)::value>(Vec::loadu(values + i, lanes)).store(values + i, lanes);
       });
-      for (int64_t i = 0; i < pixels; ++i) {
-        float* pixel = map.data + i * channels;
-        for_each_vector(channels, [&](int64_t c, int64_t lanes) {
-          (Vec::loadu(pixel + c, lanes) * Vec::loadu(gate + c, lanes)).store(pixel + c, lanes);
-        });
-      }
-    }
-  });
+    });
+  };
+  const auto for_each_image = [&](auto f) {
+    at::parallel_for(0, images, grain(pixels * channels), [&](int64_t begin, int64_t end) {
+      for (int64_t image = begin; image < end; ++image) f(image);
+    });
+  };
+
+  constexpr int64_t few = 4;  // images, of which each reads the weights for itself sooner than a product begins
+  if (images <= few) {
+    const Tensor in1 = weight1.contiguous(), in2 = weight2.contiguous();
+    const Tensor offset1 = bias1.contiguous(), offset2 = bias2.contiguous();
+    for_each_image([&](int64_t image) {
+      std::vector<float> values(2 * channels + squeezed);
+      float *mean = values.data(), *gate = mean + channels, *hidden = gate + channels;
+      average(map_of(image), mean);
+      multiply_row(mean, in1, offset1, hidden);
+      activate_all(hidden, squeezed);
+      multiply_row(hidden, in2, offset2, gate);
+      let_through(map_of(image), gate);
+    });
+  } else {
+    const Tensor means = at::empty({images, channels}, y.options().memory_format(at::MemoryFormat::Contiguous));
+    for_each_image([&](int64_t image) { average(map_of(image), means.data_ptr<float>() + image * channels); });
+    const Tensor hidden = at::addmm(bias1, means, weight1);
+    activate_all(hidden.data_ptr<float>(), hidden.numel());
+    const Tensor gates = at::addmm(bias2, hidden, weight2);
+    for_each_image([&](int64_t image) { let_through(map_of(image), gates.data_ptr<float>() + image * channels); });
+  }
   put_back(x, y);
   return x;
 }
