@@ -49,11 +49,36 @@ def write(
             dynamic_shapes=(tuple({axis: batch} for axis in batch_axes),),
             opset_version=OPSET,
             dynamo=True,
+            custom_translation_table={torch.ops.aten.group_norm.default: _group_norm},
             external_data=False,
             verbose=False,
         )
         assert program is not None
         program.save(str(path), external_data=False)
+
+
+def _group_norm(
+    x: Any,
+    num_groups: int,
+    weight: Any = None,
+    bias: Any = None,
+    eps: float = 1e-5,
+    cudnn_enabled: bool = True,  # noqa: ARG001  PyTorch's own arguments
+) -> Any:
+    """PyTorch's group normalization of an image of known size, in ONNX.
+
+    The exporter's own ends with a product and a sum, and asks for the shape at every step; a batch normalization that
+    normalizes nothing is both in one pass, which saves a tenth of a light network's time.
+    """
+    from onnxscript import opset18 as op
+
+    _, channels, height, width = x.shape
+    groups = op.Reshape(x, op.Constant(value_ints=[0, num_groups, -1]))
+    ones, zeros = (op.Constant(value_floats=[number] * num_groups) for number in (1.0, 0.0))
+    normalized = op.InstanceNormalization(groups, ones, zeros, epsilon=eps)
+    image = op.Reshape(normalized, op.Constant(value_ints=[0, int(channels), int(height), int(width)]))
+    mean, variance = (op.Constant(value_floats=[number] * int(channels)) for number in (0.0, 1.0))
+    return op.BatchNormalization(image, weight, bias, mean, variance, epsilon=0.0)
 
 
 def hide_outputs(path: Path, names: Sequence[str]) -> None:
