@@ -45,6 +45,11 @@ class _TransformDepth(VectorWrapper):
         self._transform = transform
         self._ended = torch.zeros(env.num_envs, dtype=torch.bool)
 
+    @property
+    def transform(self) -> Transform:
+        """What becomes of the observations."""
+        return self._transform
+
     def reset(
         self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Observation, dict[str, Any]]:

@@ -63,7 +63,7 @@ def _group_norm(
     weight: Any = None,
     bias: Any = None,
     eps: float = 1e-5,
-    cudnn_enabled: bool = True,  # noqa: ARG001  PyTorch's own arguments
+    cudnn_enabled: bool = True,
 ) -> Any:
     """PyTorch's group normalization of an image of known size, in ONNX.
 

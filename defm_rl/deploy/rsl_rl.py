@@ -101,7 +101,7 @@ def exportable(model: DefmModel, env: Any) -> Exportable:
     while encoding is not None and not isinstance(encoding, EncodeDepth):
         encoding = getattr(encoding, "env", None)
     inner = env if encoding is None else encoding.env
-    transform = None if encoding is None else encoding._transform
+    transform = None if encoding is None else encoding.transform
     whole = describe(model, transform, inner.single_observation_space, inner.single_action_space)
     names = list(whole.space)
     whole.record = lambda steps: [

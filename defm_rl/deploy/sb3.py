@@ -220,11 +220,11 @@ def _chain(env: VecEnv | None) -> tuple[VecNormalize | None, Transform | None, V
             statistics = env
             env = env.venv
         elif isinstance(env, VecEncodeDepth):
-            return statistics, env._transform, env.venv
+            return statistics, env.transform, env.venv
         elif isinstance(env, VecMonitor):
             env = env.venv
         elif isinstance(env, GymnasiumVecEnv) and (encoding := _inside(env.env)) is not None:
-            return statistics, encoding._transform, GymnasiumVecEnv(encoding.env)
+            return statistics, encoding.transform, GymnasiumVecEnv(encoding.env)
         else:
             _refuse_encoding_behind(env)
             return statistics, None, env

@@ -43,6 +43,11 @@ class _VecTransformDepth(VecEnvWrapper):
         self._seed: int | None = None
         _check_chain(venv, transform)
 
+    @property
+    def transform(self) -> Transform:
+        """What becomes of the observations."""
+        return self._transform
+
     def seed(self, seed: int | None = None) -> Sequence[int | None]:
         """Seeds the next reset, of what is random in the wrapper too."""
         self._seed = seed

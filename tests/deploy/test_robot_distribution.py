@@ -60,3 +60,19 @@ def test_an_environment_that_has_nothing_else(way, file, tmp_path):
     assert run("-c", "import torch").returncode == 1
     done = run("-c", ACT, file, cwd=tmp_path)
     assert done.stdout.strip() == "[2. 2.]", done.stderr
+
+
+@pytest.mark.slow
+def test_openvino_runs_it_where_its_onnx_runtime_is_installed(file, tmp_path):
+    venv.create(tmp_path / "venv", with_pip=True)
+    python = tmp_path / "venv" / "bin" / "python"
+    fetched = subprocess.run(
+        [python, "-m", "pip", "install", "numpy", "onnxruntime-openvino"], capture_output=True, text=True, check=False
+    )
+    if fetched.returncode:
+        pytest.skip(f"packages cannot be fetched: {fetched.stderr[-200:]}")
+    code = ACT.replace("Policy(sys.argv[1])", "Policy(sys.argv[1], providers=['OpenVINOExecutionProvider'])")
+    code += "\nprint(policy._session.get_providers()[0])"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([python, "-c", code, file], capture_output=True, text=True, env=environment, check=False)
+    assert done.stdout.split("\n")[:2] == ["[2. 2.]", "OpenVINOExecutionProvider"], done.stderr

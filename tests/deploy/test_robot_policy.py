@@ -3,6 +3,7 @@
 import logging
 
 import numpy as np
+import onnxruntime
 import pytest
 import tiny
 
@@ -109,9 +110,39 @@ class TestRefusing:
             ({"safe_action": [0.0]}, "safe_action must be"),
             ({"safe_action": [9.0, 0.0]}, "must lie from"),
             ({"providers": ["TensorrtExecutionProvider"]}, "has no TensorrtExecutionProvider"),
+            ({"providers": [("ROCMExecutionProvider", {"device_id": 0})]}, "has no ROCMExecutionProvider"),
         ]:
             with pytest.raises(ValueError, match=message):
                 Policy(file, **settings)
+
+
+class TestProviders:
+    """What is installed here runs on the CPU: another provider is there by name, and cannot be used."""
+
+    @pytest.fixture
+    def asked(self, monkeypatch):
+        session, given = onnxruntime.InferenceSession, []
+        there = ["OpenVINOExecutionProvider", "CPUExecutionProvider"]
+        monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: there)
+
+        def make(content, options, providers):
+            given.extend(providers)
+            return session(content, options, providers=["CPUExecutionProvider"])
+
+        monkeypatch.setattr(onnxruntime, "InferenceSession", make)
+        return given
+
+    def test_openvino_gets_the_threads_and_one_s_own_options(self, file, asked):
+        Policy(file, providers=["OpenVINOExecutionProvider"], threads=3)
+        Policy(file, providers=[("OpenVINOExecutionProvider", {"device_type": "GPU"})])
+        assert [options for _, options in asked] == [
+            {"num_of_threads": "3"},
+            {"num_of_threads": "1", "device_type": "GPU"},
+        ]
+
+    def test_one_that_cannot_be_used_is_not_passed_over_in_silence(self, file, asked, caplog):
+        Policy(file, providers=["OpenVINOExecutionProvider", "CPUExecutionProvider"])
+        assert "OpenVINOExecutionProvider cannot be used here: CPUExecutionProvider runs the policy." in caplog.text
 
 
 class TestUnits:

@@ -17,6 +17,9 @@ from defm_rl.deploy.runtime.record import Latency, Record
 
 _logger = logging.getLogger(__name__)
 
+Provider = str | tuple[str, Mapping[str, Any]]
+"""One of ONNX Runtime's execution providers, by its name alone or with its options."""
+
 _PERIODS = 10  # steps whose median says at which rate the policy runs
 
 
@@ -52,7 +55,8 @@ class Policy:
             first one is warned of.
         safe_action: Returned at a camera's fault, in the place of the error.
         record_s: Seconds that `record` holds.
-        providers: ONNX Runtime's execution providers. Default: CUDA where the installed ONNX Runtime has it, else CPU.
+        providers: ONNX Runtime's execution providers: their names, or (name, options). Default: CUDA where the
+            installed ONNX Runtime has it, else CPU.
         threads: That compute one step.
 
     Attributes:
@@ -82,7 +86,7 @@ class Policy:
         deadline_s: float | None = None,
         safe_action: ArrayLike | None = None,
         record_s: float = 10.0,
-        providers: Sequence[str] | None = None,
+        providers: Sequence[Provider] | None = None,
         threads: int = 1,
     ) -> None:
         self._session = _session(Path(path), providers, threads)
@@ -276,7 +280,7 @@ def _for(name: str, setting: Any, contract: Contract) -> Any:
     return setting.get(name)
 
 
-def _session(path: Path, providers: Sequence[str] | None, threads: int) -> Any:
+def _session(path: Path, providers: Sequence[Provider] | None, threads: int) -> Any:
     if not path.exists():
         raise FileNotFoundError(f"There is no file {path}.")
     content = sealed(path)
@@ -289,7 +293,8 @@ def _session(path: Path, providers: Sequence[str] | None, threads: int) -> Any:
     available = onnxruntime.get_available_providers()
     if providers is None:
         providers = [name for name in ("CUDAExecutionProvider", "CPUExecutionProvider") if name in available]
-    missing = [name for name in providers if name not in available]
+    chosen = dict((given, {}) if isinstance(given, str) else given for given in providers)
+    missing = [name for name in chosen if name not in available]
     if missing:
         raise ValueError(
             f"The installed ONNX Runtime has no {', '.join(missing)}; it has {', '.join(available)}. TensorRT and CUDA "
@@ -299,10 +304,16 @@ def _session(path: Path, providers: Sequence[str] | None, threads: int) -> Any:
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
+    if "OpenVINOExecutionProvider" in chosen:  # which has threads of its own
+        chosen["OpenVINOExecutionProvider"] = {"num_of_threads": str(threads), **chosen["OpenVINOExecutionProvider"]}
     try:
-        return onnxruntime.InferenceSession(content, options, providers=list(providers))
+        session = onnxruntime.InferenceSession(content, options, providers=list(chosen.items()))
     except Exception as error:  # ONNX Runtime's have no common base but this one
         raise ValueError(f"ONNX Runtime {onnxruntime.__version__} cannot load {path}: {error}") from error
+    unused = [name for name in chosen if name not in session.get_providers()]
+    if unused:
+        _logger.warning("%s cannot be used here: %s runs the policy.", ", ".join(unused), session.get_providers()[0])
+    return session
 
 
 def _contract(session: Any, path: Path) -> Contract:
