@@ -70,8 +70,9 @@ def _group_norm(
     The exporter's own ends with a product and a sum, and asks for the shape at every step; a batch normalization that
     normalizes nothing is both in one pass, which saves a tenth of a light network's time.
     """
-    from onnxscript import opset18 as op
+    from onnxscript import opset18
 
+    op: Any = opset18
     _, channels, height, width = x.shape
     groups = op.Reshape(x, op.Constant(value_ints=[0, num_groups, -1]))
     ones, zeros = (op.Constant(value_floats=[number] * num_groups) for number in (1.0, 0.0))

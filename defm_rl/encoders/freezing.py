@@ -110,7 +110,8 @@ class FrozenWeights:
 
     def __init__(self, network: nn.Module) -> None:
         places = [(m._buffers, name, x) for m in network.modules() for name, x in m._buffers.items() if x is not None]
-        self._buffers, self._names, self._tensors = zip(*places, strict=True) if places else ((), (), ())
+        self._buffers, self._names = [place[0] for place in places], [place[1] for place in places]
+        self._tensors = [place[2] for place in places]
         # Tensors made in inference mode have no version, and cannot be written outside of it.
         self._versioned = [x for x in self._tensors if not x.is_inference()]
         self._versions = [x._version for x in self._versioned]
