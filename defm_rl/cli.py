@@ -21,7 +21,8 @@ _COMMANDS = {
     "compare": "where two of runs and exported files part: defm-rl compare RUN policy.onnx",
     "bench-latency": "one frame at a time on this machine: defm-rl bench-latency policy.onnx",
 }
-_EXTRAS = {"onnx": "deploy", "onnxruntime": "deploy", "onnxscript": "deploy"}  # of the module that is missing
+_EXTRAS = {"onnx": "deploy", "onnxruntime": "deploy", "onnxscript": "deploy"}
+_EXTRAS |= {"ray": "ray", "submitit": "slurm", "optuna": "optuna"}  # of the module that is missing
 
 
 def main(argv: Sequence[str] | None = None) -> int:

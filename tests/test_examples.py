@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from defm_rl.commands import train
-from defm_rl.experiments.config import ConfigError, check_overrides, compose_config, with_search_path
+from defm_rl.experiments.config import ConfigError, compose_config, with_search_path
+from defm_rl.experiments.overrides import check_overrides
 from defm_rl.experiments.runs import Run, to_config
 
 EXAMPLES = Path(__file__).parent.parent / "examples"

@@ -76,7 +76,7 @@ def test_every_file_is_linted():
 
 def test_a_wheel_holds_every_file_of_the_package_and_nothing_else(tmp_path):
     pytest.importorskip("setuptools", minversion="77")
-    tracked = {str(path.relative_to(ROOT)) for path in tracked_files("defm_rl")}
+    tracked = {str(path.relative_to(ROOT)) for path in tracked_files("defm_rl", "hydra_plugins")}
     source = tmp_path / "source"  # building leaves folders behind
     for name in (*tracked, "pyproject.toml", "README.md", "LICENSE"):
         (source / name).parent.mkdir(parents=True, exist_ok=True)

@@ -6,8 +6,9 @@ import sys
 from collections.abc import Sequence
 
 from defm_rl.commands.settings import log_to_stdout
-from defm_rl.experiments.config import USER_ERRORS, ConfigError, check_overrides, compose_config, with_search_path
+from defm_rl.experiments.config import USER_ERRORS, ConfigError, compose_config, with_search_path
 from defm_rl.experiments.memory import TrainingMemory, estimate_training
+from defm_rl.experiments.overrides import check_overrides
 from defm_rl.experiments.runs import to_config
 
 _USAGE = """\

@@ -504,38 +504,6 @@ def refused_settings(group: str = "") -> Iterator[None]:
         raise ConfigError(f"{group}: {error}" if group else str(error)) from error
 
 
-def check_overrides(overrides: Sequence[str]) -> list[DictConfig]:
-    """The configurations that a command line asks for; of a sweep, one with each value.
-
-    Raises:
-        ConfigError: Where overrides do not fit.
-    """
-    parser = OverridesParser.create()
-    keys = known_keys()
-    choices: list[list[str]] = []
-    for text in overrides:
-        try:
-            override = parser.parse_override(text)
-        except HydraException as error:
-            raise ConfigError(f"{text!r} is not of the form key=value: {error}") from error
-        if override.is_hydra_override() and override.key_or_group != SEARCH_PATH:
-            continue
-        key = override.key_or_group
-        if key not in keys and not is_free(key):  # Hydra would add what begins with a plus sign
-            raise ConfigError(f"{text!r}: there is no key {key!r}.{suggest(key, keys)}")
-        if override.is_sweep_override() and not override.is_discrete_sweep():
-            continue  # a sweeper's own syntax: it will check the values
-        if override.is_sweep_override():
-            choices.append([f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()])
-        else:
-            choices.append([text])
-    first = [values[0] for values in choices]
-    others = [
-        [*first[:index], value, *first[index + 1 :]] for index, values in enumerate(choices) for value in values[1:]
-    ]
-    return [compose_config(chosen) for chosen in (first, *others)]
-
-
 def explain(error: Exception, overrides: Sequence[str]) -> str:
     """What to write in the place of overrides that Hydra or OmegaConf refuses."""
     message = str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -35,11 +35,16 @@ def run_digest(config: Config) -> str:
     return _sha256(values)[:_DIGITS]
 
 
-def run_name(config: Config) -> str:
-    """The name of a run's folder among those of a sweep, such as `resnet18-seed0-3f786850e387`."""
+def run_name(config: Config, digest: str | None = None) -> str:
+    """The name of a run's folder among those of a sweep, such as `resnet18-seed0-3f786850e387`.
+
+    Args:
+        config: The run's.
+        digest: Its identity, where it is known.
+    """
     encoder = config.encoder.name.removeprefix("defm_") if config.encoder.kind == "defm" else config.encoder.kind
     readable = re.sub(r"[^\w.]+", "_", encoder).strip("_")[:40]
-    return f"{readable}-seed{config.seed}-{run_digest(config)}"
+    return f"{readable}-seed{config.seed}-{digest or run_digest(config)}"
 
 
 def _checkpoint_sha256(folder: str) -> str:

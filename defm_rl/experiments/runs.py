@@ -195,13 +195,17 @@ def runs_below(folder: Path) -> list[Run]:
 
 
 def to_config(composed: Any) -> Config:
-    """The dataclasses that a composed configuration stands for.
+    """The dataclasses that a composed configuration stands for, with Hydra's own part or without.
 
     Raises:
         ConfigError: Where a value is missing.
     """
     try:
-        return cast(Config, OmegaConf.to_object(composed))
+        parts: dict[str, Any] = {entry.name: composed[entry.name] for entry in dataclasses.fields(Config)}
+        objects: dict[str, Any] = {
+            name: OmegaConf.to_object(x) if OmegaConf.is_config(x) else x for name, x in parts.items()
+        }
+        return Config(**objects)
     except MissingMandatoryValue as error:
         raise ConfigError(str(error).splitlines()[0]) from error
 

@@ -7,10 +7,10 @@ from defm_rl.experiments.config import (
     Config,
     ConfigError,
     IsaaclabNavigationEnvConfig,
-    check_overrides,
     compose_config,
     group_options,
 )
+from defm_rl.experiments.overrides import check_overrides
 from defm_rl.experiments.runs import to_config
 
 ENCODERS = [

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from defm_rl.commands import evaluate, gap, memory, train
-from defm_rl.experiments.config import ConfigError, check_overrides, compose_config
+from defm_rl.experiments.config import ConfigError, compose_config
+from defm_rl.experiments.overrides import check_overrides
 from defm_rl.experiments.runs import to_config
 
 THEIRS = ["env=gymnasium", "env.id=their_tasks:their/WhichSide-v0", "env.num_envs=4"]

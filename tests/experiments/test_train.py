@@ -21,7 +21,7 @@ from wandb.proto import wandb_internal_pb2
 
 from defm_rl.commands import evaluate, gap, train
 from defm_rl.envs import NavigationVectorEnv
-from defm_rl.experiments.config import check_overrides
+from defm_rl.experiments.overrides import check_overrides
 from defm_rl.experiments.runs import Run, to_config
 
 SMALL_TASK = [
@@ -285,9 +285,9 @@ def test_the_jobs_of_a_sweep_are_runs_like_any_other(here, capsys):
         assert torch.get_num_threads() == 2, "the next job would encode on fewer threads"
     finally:
         torch.set_num_threads(threads)
-    runs = [Run(Path("a=b") / name) for name in ("0", "1")]
+    runs = [Run(path) for path in sorted(Path("a=b").glob("efficientnet_b0-seed*"))]
     assert [run.config().seed for run in runs] == [0, 1]
-    assert train.main(["resume=a=b/1", "algo.total_steps=320"]) == 0
+    assert train.main([f"resume={runs[1].folder}", "algo.total_steps=320"]) == 0
     assert runs[1].state()["steps"] == 320
 
     (here / "a=b" / "broken").mkdir()
