@@ -15,6 +15,8 @@ _COMMANDS = {
     "check-env": "whether your task's depth is what it is taken for: defm-rl check-env env=gymnasium env.id=...",
     "adapt": "an encoder for other cameras, the policy left as it is: defm-rl adapt RUN sensors=[stereo]",
     "gap": "what other cameras do to an encoder's features: defm-rl gap encoder=resnet18",
+    "view": "depth as a camera gives it and as an encoder sees it, in a browser: defm-rl view recording.bag",
+    "probe": "whether an encoder is any good for a camera, before any training: defm-rl probe encoders=[resnet18]",
     "memory": "how much memory a training will take: defm-rl memory experiment=quickstart env.num_envs=4096",
     "export": "a run's whole policy in one file for the robot: defm-rl export RUN precision=int8",
     "export-encoder": "an encoder alone in one file: defm-rl export-encoder defm_resnet18 size=96,160",

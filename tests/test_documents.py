@@ -15,6 +15,7 @@ import types
 from pathlib import Path
 
 import gymnasium
+import numpy
 import pytest
 import torch
 import wandb
@@ -50,7 +51,10 @@ SMALLER = {
     "num_steps_per_env=64": "num_steps_per_env=4",
 }
 WITH_TESTS_OF_THEIR_OWN = ("README.md", "docs/from_defm.md")
-SLOW = ("docs/deploy.md", "docs/rsl_rl.md", "docs/encoders.md", "docs/adapt.md", "docs/index.md")
+SLOW = (
+    *("docs/adapt.md", "docs/deploy.md", "docs/encoders.md", "docs/index.md"),
+    *("docs/probe.md", "docs/recordings.md", "docs/rsl_rl.md"),
+)
 QUICK = ("docs/index.md", "docs/adapt.md")  # to compose all that the others type takes a while
 
 
@@ -195,11 +199,30 @@ def _with_a_package(monkeypatch):
         monkeypatch.setattr(registry, table, dict(getattr(registry, table)))
 
 
+def _probe():
+    draw = torch.Generator().manual_seed(0)
+    return {
+        "frames": (1 + torch.rand(36, 48, 64, generator=draw)).numpy(),
+        "labels": torch.arange(36) % 6,
+        "masks": torch.randint(4, (36, 48, 64), generator=draw),
+        "train": torch.arange(28),
+        "test": torch.arange(28, 36),
+    }
+
+
+def _recordings():
+    """What the reader has recorded."""
+    numpy.savez("walk.npz", depth=numpy.full((3, 120, 160), 2.0, numpy.float32))
+    return {}
+
+
 PREPARED = {
     "docs/adapt.md": _adapt,
     "docs/deploy.md": _deploy,
     "docs/encoders.md": _encoders,
     "docs/navigation.md": lambda: {"gymnasium": gymnasium, "defm_rl": defm_rl},
+    "docs/probe.md": _probe,
+    "docs/recordings.md": _recordings,
     "docs/rsl_rl.md": _rsl_rl,
     "docs/sb3.md": lambda: {"env": vec_env()},
     "docs/sensors.md": lambda: {"env": vector_env(), "k": 3},
@@ -222,7 +245,7 @@ def test_yaml_is_yaml(document):
 
 # Bash itself says what a block's commands are: none is found, and each is handed to this function.
 _SHELL = 'command_not_found_handle() { printf "%s\\n" "$@" "" >&3; }; PATH=/nowhere\n'
-_EXPERIMENTS = ("train", "memory", "check-env", "gap", "adapt")
+_EXPERIMENTS = ("train", "memory", "check-env", "gap", "adapt", "view")
 
 
 def _typed(block):

@@ -121,6 +121,28 @@ class _RayEye(_Eye):
         pass
 
 
+def look_once(model: Any, camera: int, size: tuple[int, int]) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
+    """What a camera of a model sees as the model was loaded, by rays.
+
+    Args:
+        model: The MuJoCo model.
+        camera: The camera's index.
+        size: Height and width in pixels.
+
+    Returns:
+        Planar depth in metres, 0 where there is nothing, and the index of the geom that each pixel shows, -1 for none;
+        both (height, width).
+    """
+    eye = _RayEye(model, [camera], size, 1)
+    mujoco.mj_kinematics(model, eye._data)
+    mujoco.mj_camlight(model, eye._data)
+    eye._look(model, 0, 0)
+    depth = np.empty((1, *size), np.float32)
+    eye._develop(0, depth)
+    zero_misses(depth, eye._far_m)
+    return depth[0], np.where(depth[0] > 0, eye._geom_ids.reshape(size), -1)
+
+
 class _Fan:
     """The rays through the pixels of a camera that looks along -z, in its own frame."""
 

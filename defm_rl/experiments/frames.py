@@ -65,6 +65,7 @@ def task_frames(
     *,
     by: str = "both",
     seed: int = 0,
+    num_envs: int | None = None,
 ) -> Frames:
     """Frames of layouts that evaluations never use, seen ideally.
 
@@ -75,6 +76,8 @@ def task_frames(
         encoder: The policy's, where depth is encoded before it.
         by: "policy", "random", or "both": the policy, but for a share of random actions.
         seed: Of layouts and actions.
+        num_envs: How many environments take turns, in the place of the configuration's number; with one, frames are in
+            order of time.
 
     Raises:
         ConfigError: For a task without depth, or a driver that there is not.
@@ -85,7 +88,7 @@ def task_frames(
     keys = environments.policy_keys(config.encoder, config.algo) if policy is not None else cameras
     task = make_task(config.env)
     task.require(Ability.FRAMES)
-    env = task.make(keys, sensor=IDEAL, seed=seed)
+    env = task.make(keys, sensor=IDEAL, seed=seed, num_envs=num_envs)
     recorder = _Recorder(env, cameras)
     seen = recorder if policy is None else environments.encode_once(recorder, config.encoder, encoder)
     rng = np.random.default_rng(seed)

@@ -5,7 +5,7 @@ import re
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from defm_rl.depth import DepthFormat, ScaleWarning, Unit, inverse_as_metres
 from defm_rl.recordings import files, huggingface, lerobot, rosbag
 from defm_rl.recordings.base import SHOWN, Frame, Part, Recording, RecordingError, spread
+
+Number = TypeVar("Number", bound=np.generic)
 
 INVERSE = "inverse"
 """The unit of relative inverse depth, larger being closer: that of DeFM's ImageNet benchmark and Depth Anything V2."""
@@ -117,7 +119,7 @@ def load_recording(
         try:
             # Each part gives its share, rounded up: what is too much is taken out at the end.
             share = None if limit is None else math.ceil(limit / len(chosen))
-            videos += [_fitted(video, size) for video in _metres(part, share, unit, max_depth_m)]
+            videos += [fitted(video, size) for video in _metres(part, share, unit, max_depth_m)]
             read.append(part)
         except files.UNREADABLE as error:
             _note(problems, part.name, _problem(part, error))
@@ -194,8 +196,8 @@ def as_metres(video: NDArray[Any], unit: Unit | None, max_depth_m: float | None 
     return np.where(np.isfinite(metres) & (metres > 0), metres, np.float32(0))
 
 
-def _fitted(video: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:
-    """Cropped around the centre to the shape of `size`, then sampled at the pixels' centres."""
+def fitted(video: NDArray[Number], size: tuple[int, int]) -> NDArray[Number]:
+    """(N, H, W) cropped around the centre to the shape of `size`, then sampled at the pixels' centres."""
     height, width = video.shape[1:]
     scale = min(height / size[0], width / size[1])
     rows, columns = (

@@ -1,0 +1,1 @@
+"""Looking at depth as a camera gives it and as an encoder sees it."""
