@@ -22,6 +22,7 @@ _COMMANDS = {
     "export-encoder": "an encoder alone in one file: defm-rl export-encoder defm_resnet18 size=96,160",
     "compare": "where two of runs and exported files part: defm-rl compare RUN policy.onnx",
     "bench-latency": "one frame at a time on this machine: defm-rl bench-latency policy.onnx",
+    "completion": "what makes Tab complete all of this: defm-rl completion bash",
 }
 _EXTRAS = {"onnx": "deploy", "onnxruntime": "deploy", "onnxscript": "deploy"}
 _EXTRAS |= {"ray": "ray", "submitit": "slurm", "optuna": "optuna"}  # of the module that is missing
