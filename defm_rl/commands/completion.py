@@ -141,7 +141,8 @@ def _fields(path: Path, prefixes: dict[str, str], others: str = "algo.") -> Iter
 
 def _sensors() -> list[str]:
     table = _value(_PACKAGE / "sensors" / "profiles.py", "SENSORS")
-    return [key.value for key in table.keys if isinstance(key, ast.Constant)] if isinstance(table, ast.Dict) else []
+    assert isinstance(table, ast.Dict)
+    return [str(key.value) for key in table.keys if isinstance(key, ast.Constant)]
 
 
 def _encoders() -> list[str]:
