@@ -18,8 +18,6 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.autograd import forward_ad
-from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from defm_rl import kernels
 from defm_rl.kernels import cpu_depth
@@ -508,8 +506,7 @@ def is_traced() -> bool:
 
 def _just_runs() -> bool:
     """Whether an operation that PyTorch does not know of may run: no mode watches, nothing is derived forward."""
-    watched = _get_current_dispatch_mode() is not None or forward_ad._current_level >= 0
-    return not watched and cpu_depth.available()
+    return not kernels.is_watched() and cpu_depth.available()
 
 
 def as_tensor(array: DepthImages) -> Tensor:

@@ -171,7 +171,7 @@ def rendering() -> Iterator[Finding]:
 
 def kernels() -> Iterator[Finding]:
     """The compiler, and what was built with it."""
-    from defm_rl.kernels import build, cpu, cpu_depth
+    from defm_rl.kernels import build, cpu, cpu_depth, cpu_sensors
 
     if sys.platform != "linux":
         yield Finding(Status.NOTE, "kernels", "are built on Linux only; PyTorch's operations take their place")
@@ -187,14 +187,18 @@ def kernels() -> Iterator[Finding]:
         text = f"{path}: {version}; at first, it builds our kernels for some twenty seconds"
         yield Finding(Status.OK, "compiler", text)
     start = time.perf_counter()
-    built = {"encoders": cpu.available(), "normalization": cpu_depth.available()}
+    built = {
+        "encoders": cpu.available(),
+        "normalization": cpu_depth.available(),
+        "sensors": cpu_sensors.available(),
+    }
     took = f"{build.capability()}, ready in {time.perf_counter() - start:.1f} s"
     missing = [name for name, there in built.items() if not there]
     if missing:
         text = f"those of {' and '.join(missing)} are not there: PyTorch's operations take their place, slower"
         yield Finding(Status.NOTE, "kernels", text)
     else:
-        yield Finding(Status.OK, "kernels", f"those of encoders and normalization ({took})")
+        yield Finding(Status.OK, "kernels", f"those of encoders, normalization and sensors ({took})")
 
 
 def hub() -> Iterator[Finding]:

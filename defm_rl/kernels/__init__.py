@@ -14,6 +14,8 @@ from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
+from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 _logger = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -126,6 +128,11 @@ def normalize_depth(
         return normalize(depth, padded, dtype, scale, shift, near, max_depth_m)
 
     return attempt(fused, composed)
+
+
+def is_watched() -> bool:
+    """Whether a mode watches PyTorch's operations, or derives them forward: it would not see any other."""
+    return _get_current_dispatch_mode() is not None or forward_ad._current_level >= 0
 
 
 def attempt(fused: Callable[[], _T], composed: Callable[[], _T]) -> _T:

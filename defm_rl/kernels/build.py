@@ -7,6 +7,7 @@ import hashlib
 import logging
 import os
 import platform
+import re
 import shlex
 import shutil
 import subprocess
@@ -29,6 +30,7 @@ _INSTRUCTIONS = {
     "AVX2": ("-mavx2", "-mfma", "-mf16c"),
     "DEFAULT": (),
 }
+_HEADER = re.compile(r'^#include "(.+)"', re.MULTILINE)  # of this folder
 _TIMEOUT_S = 300
 _REFUSAL = "%s cannot be built or loaded, PyTorch's operations take its place: %s"
 
@@ -36,8 +38,9 @@ _REFUSAL = "%s cannot be built or loaded, PyTorch's operations take its place: %
 def load(source: str, flags: Sequence[str], loader: Callable[[str], _T]) -> _T | None:
     """What `loader` makes of the library of a source, which is built first where it is not on disk yet.
 
-    Libraries are kept in `$XDG_CACHE_HOME/defm_rl` or `~/.cache/defm_rl`, by source, PyTorch, machine and flags. So are
-    failures, for each compiler and its version, so that not every process tries again; the log says how to.
+    Libraries are kept in `$XDG_CACHE_HOME/defm_rl` or `~/.cache/defm_rl`, by source and headers, PyTorch, machine and
+    flags. So are failures, for each compiler and its version, so that not every process tries again; the log says how
+    to.
 
     Args:
         source: Name of a file in this folder.
@@ -78,7 +81,9 @@ def capability() -> str:
 
 
 def _library(source: Path, flags: Sequence[str]) -> Path:
-    parts = [source.read_text(), torch.__version__, platform.machine(), *flags]
+    text = source.read_text()
+    headers = [source.with_name(name).read_text() for name in _HEADER.findall(text)]
+    parts = [text, *headers, torch.__version__, platform.machine(), *flags]
     digest = hashlib.sha256("\n".join(parts).encode()).hexdigest()
     root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return root / "defm_rl" / f"{source.stem}-{digest[:16]}.so"

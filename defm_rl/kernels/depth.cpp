@@ -9,17 +9,9 @@
 #include <cstring>
 #include <limits>
 
-namespace {
+#include "vectors.h"
 
-#if defined(__AVX512F__)
-constexpr int kLanes = 16;
-#elif defined(__AVX2__)
-constexpr int kLanes = 8;
-#else
-constexpr int kLanes = 4;
-#endif
-using Floats = float __attribute__((vector_size(4 * kLanes)));
-using Ints = int32_t __attribute__((vector_size(4 * kLanes)));
+namespace {
 
 // What the pixels of one axis of a resized image are made of: `taps` pixels from `starts`, times `weights`.
 struct Axis {
@@ -46,39 +38,6 @@ struct Normalization {
 
 namespace {
 
-Floats all(float value) { return Floats{} + value; }
-
-Floats load(const float* from) {
-  Floats values;
-  std::memcpy(&values, from, sizeof values);
-  return values;
-}
-
-void store(float* to, Floats values) { std::memcpy(to, &values, sizeof values); }
-
-Floats smaller(Floats a, Floats b) { return a < b ? a : b; }
-Floats larger(Floats a, Floats b) { return a > b ? a : b; }
-
-// Calls f(first, load, store) for every vector of `count` numbers; what lies beyond the last is read as `beyond`, and
-// not written.
-template <typename F>
-void for_each_vector(int64_t count, float beyond, F f) {
-  const auto load_all = [](const float* from) { return load(from); };
-  const auto store_all = [](float* to, Floats values) { store(to, values); };
-  int64_t i = 0;
-  for (; i + kLanes <= count; i += kLanes) f(i, load_all, store_all);
-  if (i == count) return;
-  const size_t bytes = (count - i) * sizeof(float);
-  f(
-      i,
-      [&](const float* from) {
-        Floats values = all(beyond);
-        std::memcpy(&values, from, bytes);
-        return values;
-      },
-      [&](float* to, Floats values) { std::memcpy(to, &values, bytes); });
-}
-
 // NaN, infinities and negative depth are holes.
 Floats clean(Floats depth, float max_depth_m) {
   const Floats none = {};
@@ -86,30 +45,11 @@ Floats clean(Floats depth, float max_depth_m) {
   return smaller(valid, all(max_depth_m));
 }
 
-// To a few units in the last place, of 0 and more. The logarithm of y = 1 + x is that of its exponent and of its
-// mantissa between 1/sqrt(2) and sqrt(2), for which the polynomial is that of Cephes' logf (Moshier 1989); what the
-// rounding of 1 + x took away is put back as (x - (y - 1)) / y.
+// To a few units in the last place, of 0 and more: what the rounding of y = 1 + x took away is put back as
+// (x - (y - 1)) / y.
 Floats log1p(Floats x) {
-  constexpr float coefficients[] = {7.0376836292e-2f,  -1.1514610310e-1f, 1.1676998740e-1f,
-                                    -1.2420140846e-1f, 1.4249322787e-1f,  -1.6668057665e-1f,
-                                    2.0000714765e-1f,  -2.4999993993e-1f, 3.3333331174e-1f};
-  constexpr int32_t smallest_mantissa = 0x3f3504f3;  // the bits of 1/sqrt(2)
   const Floats y = 1.0f + x;
-  Ints bits;
-  std::memcpy(&bits, &y, sizeof bits);
-  const Ints exponent = (bits - smallest_mantissa) >> 23;
-  bits -= exponent << 23;
-  Floats z;
-  std::memcpy(&z, &bits, sizeof z);
-  z -= 1.0f;
-  Floats sum = all(coefficients[0]);
-#pragma GCC unroll 8
-  for (int i = 1; i < 9; ++i) sum = sum * z + coefficients[i];
-  // log(2) in two parts, of which the first times an exponent is exact.
-  const Floats e = __builtin_convertvector(exponent, Floats);
-  const Floats square = z * z;
-  const Floats small = sum * z * square - 0.5f * square + e * -2.12194440e-4f + (x - (y - 1.0f)) / y;
-  return e * 0.693359375f + (z + small);
+  return log(y, (x - (y - 1.0f)) / y);
 }
 
 float log1p(float x) { return log1p(all(x))[0]; }

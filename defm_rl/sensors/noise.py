@@ -9,6 +9,9 @@ import math
 import torch
 from torch import Tensor
 
+from defm_rl.depth import is_traced
+from defm_rl.kernels import cpu_sensors
+
 _GOLDEN_64 = 0x9E3779B97F4A7C15
 # Rounds of the 32-bit hash "lowbias32" (C. Wellons, 2018) and of SplitMix64 (Steele et al., OOPSLA 2014).
 _MULTIPLY_32 = (0x7FEB352D, 0x846CA68B)
@@ -28,10 +31,12 @@ class Noise:
 
     def __init__(self, seed: int, streams: Tensor, frames: Tensor) -> None:
         self._seed, self._streams, self._frames = seed, streams, frames
-        state = _mix_64(streams.to(torch.int64) + _signed(_hash_int(seed), 64))
-        state = _mix_64(state + frames.to(torch.int64))
-        self._low = state.to(torch.int32)[:, None]
-        self._high = (state >> 32).to(torch.int32)[:, None]
+        key = _signed(_hash_int(seed), 64)
+        if has_kernels(streams, frames, dtype=torch.int64):
+            self._low, self._high = cpu_sensors.state(key, streams, frames)
+        else:
+            state = _mix_64(_mix_64(streams.to(torch.int64) + key) + frames.to(torch.int64))
+            self._low, self._high = state.to(torch.int32), (state >> 32).to(torch.int32)
         self._draws = 0
         self.batch = len(streams)
         self.device = streams.device
@@ -45,11 +50,16 @@ class Noise:
 
     def uniform(self, *shape: int) -> Tensor:
         """Uniform in [0, 1), (B, *shape), float32, in steps of 2**-24."""
-        bits = self._bits(math.prod(shape))
+        count = math.prod(shape)
+        if has_kernels(self._low, dtype=torch.int32):
+            return cpu_sensors.uniform(self._low, self._high, self._salt(), count).reshape(self.batch, *shape)
+        bits = self._bits(count)
         return (bits.bitwise_right_shift_(8).bitwise_and_(0xFFFFFF) * 2.0**-24).reshape(self.batch, *shape)
 
     def normal(self, *shape: int) -> Tensor:
         """Standard normal, (B, *shape), float32; pairs by Box and Muller (1958)."""
+        if self.has_kernels():
+            return cpu_sensors.normal(self.pairs(), shape, None, 1.0)
         count = math.prod(shape)
         half = (count + 1) // 2
         # 1 - u lies in (0, 1], whose logarithm is finite.
@@ -60,13 +70,43 @@ class Noise:
         torch.mul(radius, angle.sin_(), out=out[:, half:])
         return out[:, :count].reshape(self.batch, *shape)
 
+    def around(self, mean: Tensor, sigma: Tensor | float) -> Tensor:
+        """Normal, of that mean, (B, ...) float32, and of that standard deviation, a number or of the mean's shape."""
+        if self.has_kernels(mean, *([sigma] if isinstance(sigma, Tensor) else [])):
+            return cpu_sensors.normal(self.pairs(), mean.shape[1:], mean, sigma)
+        return self.normal(*mean.shape[1:]).mul_(sigma).add_(mean)
+
+    def offsets(self, sigma: Tensor | float, height: int, width: int) -> tuple[Tensor, Tensor]:
+        """Normal, along both axes: twice (B, height, width), of a standard deviation that is a number or such."""
+        if self.has_kernels(*([sigma] if isinstance(sigma, Tensor) else [])):
+            first = cpu_sensors.normal(self.pairs(), (height, width), None, sigma)
+            return first, cpu_sensors.normal(self.pairs(), (height, width), None, sigma)
+        return self.normal(height, width).mul_(sigma), self.normal(height, width).mul_(sigma)
+
+    def has_kernels(self, *images: Tensor) -> bool:
+        """Whether kernels for this processor may draw from `pairs`, and take these."""
+        return has_kernels(self._low, dtype=torch.int32) and has_kernels(*images)
+
+    def pairs(self) -> cpu_sensors.Pairs:
+        """The next draw of normal numbers, for kernels."""
+        return cpu_sensors.Pairs(self._low, self._high, self._salt(), self._salt())
+
     def _bits(self, count: int) -> Tensor:
         """(B, count) random int32."""
-        self._draws += 1
-        salt = _hash_int(self._draws)
-        x = _counters(count, self.device) ^ (self._low ^ _signed(salt, 32))
-        _mix_32_(x).bitwise_xor_(self._high ^ _signed(salt >> 32, 32))
+        salt = self._salt()
+        x = _counters(count, self.device) ^ (self._low ^ _signed(salt, 32))[:, None]
+        _mix_32_(x).bitwise_xor_((self._high ^ _signed(salt >> 32, 32))[:, None])
         return _mix_32_(x)
+
+    def _salt(self) -> int:
+        """Of the next draw."""
+        self._draws += 1
+        return _hash_int(self._draws)
+
+
+def has_kernels(*tensors: Tensor, dtype: torch.dtype = torch.float32) -> bool:
+    """Whether kernels for this processor take the place of PyTorch's operations on tensors of this dtype."""
+    return not is_traced() and cpu_sensors.serves(*tensors, dtype=dtype)
 
 
 def _signed(value: int, bits: int) -> int:

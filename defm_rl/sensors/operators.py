@@ -2,13 +2,19 @@
 
 import functools
 import math
+from collections.abc import Sequence
 from statistics import NormalDist
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from defm_rl.sensors.noise import Noise
+from defm_rl.kernels import cpu_sensors
+from defm_rl.sensors.noise import Noise, has_kernels
+
+MORE_THAN_0 = torch.finfo(torch.float32).smallest_normal
+"""The least positive number of float32."""
 
 STEEPEST_SURFACE = 0.25
 """The most that disparity grows per pixel on a surface: tan(angle) * baseline / depth; 70 degrees at 0.55 m."""
@@ -21,7 +27,55 @@ def focal_length_px(width: int, horizontal_fov_deg: float) -> float:
 
 def inverse(x: Tensor) -> Tensor:
     """1 / x, and 0 where x is not positive: from depth to disparity and back, holes staying holes."""
-    return torch.where(x > 0, x.reciprocal(), 0.0)
+    return F.threshold(x, 0.0, math.inf).reciprocal_()  # several times as fast as a mask
+
+
+def choose(x: Tensor, least: float, below: float, inside: Tensor | float, outside: Tensor | float = 0.0) -> Tensor:
+    """`inside` where `least` <= x < `below`, else `outside`, also where x is NaN; tensors of x's shape, or numbers."""
+    if has_kernels(x, *(value for value in (inside, outside) if isinstance(value, Tensor))):
+        return cpu_sensors.choose(x, least, below, inside, outside)
+    chosen = torch.where((x >= least) & (x < below), inside, outside)
+    return chosen.to(x.dtype)
+
+
+def within(x: Tensor, least: float, most: float, also: Tensor) -> Tensor:
+    """`x` where it is from `least` to `most`, and `also` is positive; 0 elsewhere."""
+    if has_kernels(x, also):
+        return cpu_sensors.within(x, least, most, also)
+    return torch.where((x >= least) & (x <= most) & (also > 0), x, 0.0)
+
+
+def triangulate(
+    depth: Tensor,
+    noise: Noise,
+    constant_m_px: float,
+    sigma_px: float,
+    steps_per_px: float,
+    largest_px: float = math.inf,
+) -> Tensor:
+    """Depth as measured through disparity: z' = c / (round((c / z + N(0, sigma)) s) / s).
+
+    Args:
+        depth: (B, H, W).
+        noise: Random numbers.
+        constant_m_px: c, focal length times baseline.
+        sigma_px: sigma.
+        steps_per_px: s.
+        largest_px: Larger disparities are not found, and holes.
+    """
+    if noise.has_kernels(depth):
+        settings = constant_m_px, sigma_px, steps_per_px, largest_px
+        return cpu_sensors.triangulate(depth, noise.pairs(), *settings)
+    disparity = noise.around(inverse(depth).mul_(constant_m_px), sigma_px)
+    disparity = quantise(disparity, steps_per_px)
+    return choose(disparity, -math.inf, above(largest_px), inverse(disparity).mul_(constant_m_px))
+
+
+@functools.lru_cache(maxsize=64)
+def above(value: float) -> float:
+    """The next number of float32."""
+    with np.errstate(over="ignore"):  # above the largest is infinity
+        return float(np.nextafter(np.float32(value), np.float32(math.inf)))
 
 
 def quantise(x: Tensor, steps: float) -> Tensor:
@@ -39,10 +93,12 @@ def shift_pixels(depth: Tensor, noise: Noise, sigma_px: float | Tensor, *others:
         *others: (B, H, W); read at the same pixels.
     """
     _, height, width = depth.shape
+    y, x = noise.offsets(sigma_px, height, width)
+    if len(others) < 2 and has_kernels(y, x, depth, *others):
+        return tuple(cpu_sensors.read_shifted(y, x, depth, *others))
     rows = torch.arange(height, dtype=torch.float32, device=depth.device)[:, None]
     columns = torch.arange(width, dtype=torch.float32, device=depth.device)
-    row = noise.normal(height, width).mul_(sigma_px).round_().add_(rows).clamp_(0, height - 1)
-    column = noise.normal(height, width).mul_(sigma_px).round_().add_(columns).clamp_(0, width - 1)
+    row, column = y.round_().add_(rows).clamp_(0, height - 1), x.round_().add_(columns).clamp_(0, width - 1)
     index = row.mul_(width).add_(column).long().flatten(1)
     return tuple(plane.flatten(1).gather(1, index).view_as(depth) for plane in (depth, *others))
 
@@ -50,10 +106,14 @@ def shift_pixels(depth: Tensor, noise: Noise, sigma_px: float | Tensor, *others:
 def sample_shifted(depth: Tensor, noise: Noise, sigma_px: float) -> Tensor:
     """Each pixel reads N(0, sigma_px) away along each axis, bilinearly; holes are left out of the mean."""
     _, height, width = depth.shape
-    rows = torch.arange(height, dtype=torch.float32, device=depth.device)[:, None]
-    columns = torch.arange(width, dtype=torch.float32, device=depth.device)
-    y = noise.normal(height, width).mul_(sigma_px).add_(rows).mul_(2 / max(height - 1, 1)).sub_(1)
-    x = noise.normal(height, width).mul_(sigma_px).add_(columns).mul_(2 / max(width - 1, 1)).sub_(1)
+    y, x = noise.offsets(sigma_px, height, width)
+    if has_kernels(depth, y, x):
+        return cpu_sensors.sample_shifted(depth, y, x)
+    # Places in the image, from -1 to 1.
+    y += torch.arange(height, dtype=torch.float32, device=depth.device)[:, None]
+    x += torch.arange(width, dtype=torch.float32, device=depth.device)
+    y.mul_(2 / max(height - 1, 1)).sub_(1)
+    x.mul_(2 / max(width - 1, 1)).sub_(1)
     planes = torch.stack((depth, (depth > 0).to(depth.dtype)), 1)
     value, weight = F.grid_sample(planes, torch.stack((x, y), -1), padding_mode="border", align_corners=True).unbind(1)
     return torch.where(weight > 1e-3, value / weight, 0.0)
@@ -65,6 +125,8 @@ def surface_angle(depth: Tensor, focal_px: float) -> Tensor:
     Inverse depth is affine in the pixel on a plane, so that its differences give the plane's normal exactly. Of the
     differences to both sides the smaller counts, which keeps edges between objects from looking like steep surfaces.
     """
+    if has_kernels(depth):
+        return cpu_sensors.surface_angle(depth, focal_px)
     _, height, width = depth.shape
     q = inverse(depth)
     y = (torch.arange(height, dtype=depth.dtype, device=depth.device)[:, None] - (height - 1) / 2) / focal_px
@@ -88,7 +150,7 @@ def _smaller_difference(q: Tensor, dim: int) -> Tensor:
     return torch.where(smaller.isinf(), 0.0, smaller)
 
 
-def occluded(disparity: Tensor, largest_px: float, dither: Tensor | float = 0.0) -> Tensor:
+def occluded(disparity: Tensor, largest_px: float, dither: Tensor) -> Tensor:
     """Where the right camera of a stereo pair does not see what the left one sees.
 
     A pixel at column x lands at x - disparity in the right image. It is hidden there if something further right lands
@@ -97,11 +159,14 @@ def occluded(disparity: Tensor, largest_px: float, dither: Tensor | float = 0.0)
     Args:
         disparity: (B, H, W), in pixels of this image; 0 where there is none.
         largest_px: No disparity is larger.
-        dither: Up to ±0.5, moves the comparison, so that shadows narrower than a pixel occur as often as they should.
+        dither: (B, H, W), up to ±0.5; moves the comparison, so that shadows narrower than a pixel occur as often as
+            they should.
 
     Returns:
         (B, H, W), bool.
     """
+    if has_kernels(disparity, dither):
+        return cpu_sensors.occluded(disparity, largest_px, dither, STEEPEST_SURFACE)
     width = disparity.shape[2]
     columns = torch.arange(width, dtype=disparity.dtype, device=disparity.device)
     landing = columns - disparity
@@ -131,6 +196,8 @@ def near_edges(disparity: Tensor, jump_px: float, width_px: float, chance: Tenso
     Returns:
         (B, H, W), bool.
     """
+    if has_kernels(disparity, chance):
+        return cpu_sensors.near_edges(disparity, jump_px, width_px, chance)
     padded = F.pad(disparity, (1, 1, 1, 1), mode="replicate")
     centre = padded[:, 1:-1, 1:-1]
     neighbours = (padded[:, 1:-1, 2:], padded[:, 1:-1, :-2], padded[:, 2:, 1:-1], padded[:, :-2, 1:-1])
@@ -172,7 +239,7 @@ def patches(noise: Noise, height: int, width: int, share: float, size_px: float)
         return torch.zeros(noise.batch, height, width, dtype=torch.bool, device=noise.device)
     spread = max(size_px, 0.5)
     down, across = _smoothing(height, spread, noise.device), _smoothing(width, spread, noise.device)
-    field = down @ noise.normal(down.shape[1], across.shape[1]) @ across.T
+    field = down @ (noise.normal(down.shape[1], across.shape[1]) @ across.T)
     return field < NormalDist().inv_cdf(share)
 
 
@@ -198,6 +265,8 @@ def sticks(noise: Noise, height: int, width: int, probability: float, length_px:
     expected = probability * height * width
     slots = math.ceil(expected + 4 * math.sqrt(expected)) + 1  # a binomial number of sticks, close to Poisson
     random = noise.uniform(slots, 7)
+    if has_kernels(random):
+        return cpu_sensors.sticks(random, height, width, expected / slots, length_px, width_px)
     active, y, x, direction, length, breadth, value = (random[..., i, None, None] for i in range(7))
     along = torch.arange(0, length_px, 0.5, device=noise.device)[:, None]
     aside = torch.arange(0, width_px, 0.5, device=noise.device)
@@ -215,8 +284,22 @@ def sticks(noise: Noise, height: int, width: int, probability: float, length_px:
     return out.view(noise.batch, height, width)
 
 
+def pick(x: Tensor, values: Sequence[float], factor: float) -> Tensor:
+    """Of the values that at floor(x * factor), modulo their number; 0 where x is not positive."""
+    if has_kernels(x):
+        return cpu_sensors.pick(x, values, factor)
+    index = (x * factor).floor_()
+    index.sub_((index / len(values)).floor_(), alpha=len(values))  # PyTorch's remainder takes many times as long
+    picked = torch.zeros_like(x)
+    for choice, value in enumerate(values):
+        picked = choose(index, choice, choice + 1, value, picked)
+    return choose(x, MORE_THAN_0, math.inf, picked)
+
+
 def running_max(x: Tensor, count: int, dim: int) -> Tensor:
     """The maximum of each value and the `count - 1` before it along an axis."""
+    if has_kernels(x):
+        return cpu_sensors.running_max(x, count, dim)
     out, reach = x, 1
     while reach < min(count, x.shape[dim]):
         step = min(reach, count - reach)
@@ -227,22 +310,32 @@ def running_max(x: Tensor, count: int, dim: int) -> Tensor:
     return out
 
 
+def spread_and_mean(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Standard deviation and mean of each image, (B, 1, 1); as `torch.std_mean`, but several times as fast."""
+    mean = x.mean((1, 2), keepdim=True)
+    variance = (x - mean).square_().sum((1, 2), keepdim=True) / (x[0].numel() - 1)
+    return variance.sqrt_(), mean
+
+
 def difference_from_surroundings(x: Tensor) -> Tensor:
     """|x - m|, m being the mean over 3x3 pixels with weights 1, 1 (beside) and 0.71 (diagonal); the border repeats."""
-    padded = F.pad(x, (1, 1, 1, 1), mode="replicate")
-    across = padded[:, :, :-2] + padded[:, :, 2:]
-    straight = across[:, 1:-1] + padded[:, :-2, 1:-1] + padded[:, 2:, 1:-1]
-    diagonal = across[:, :-2] + across[:, 2:]
     weight = math.sqrt(0.5)
-    mean = straight.add_(x).add_(diagonal, alpha=weight).div_(5 + 4 * weight)
-    return mean.sub_(x).abs_()
+    return _sum_3x3(x, weight, repeats=True).div_(5 + 4 * weight).sub_(x).abs_()
 
 
 def box_sum(x: Tensor) -> Tensor:
     """Sum over 3x3 pixels, zeros outside."""
-    padded = F.pad(x, (1, 1, 1, 1))
-    rows = padded[:, :-2] + padded[:, 1:-1] + padded[:, 2:]
-    return rows[:, :, :-2] + rows[:, :, 1:-1] + rows[:, :, 2:]
+    return _sum_3x3(x, 1.0, repeats=False)
+
+
+def _sum_3x3(x: Tensor, diagonal: float, *, repeats: bool) -> Tensor:
+    """Sum over 3x3 pixels, those on the diagonals with that weight; beyond the border it repeats, or is 0."""
+    if has_kernels(x):
+        return cpu_sensors.sum_3x3(x, diagonal, repeats=repeats)
+    padded = F.pad(x, (1, 1, 1, 1), mode="replicate" if repeats else "constant")
+    across = padded[:, :, :-2] + padded[:, :, 2:]
+    straight = across[:, 1:-1] + padded[:, :-2, 1:-1] + padded[:, 2:, 1:-1]
+    return straight.add_(x).add_(across[:, :-2] + across[:, 2:], alpha=diagonal)
 
 
 def rotate(depth: Tensor, angles_rad: Tensor, focal_px: float) -> Tensor:

@@ -4,6 +4,7 @@ Figures are the published ones unless the description of a parameter says "fitte
 """
 
 import difflib
+import functools
 import math
 from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar
@@ -73,8 +74,7 @@ class Sensor:
         """
         clean = depth.float()
         seen = self.measure(clean, noise)
-        valid = (clean > 0) & (seen >= max(self.min_depth_m, 1e-6)) & (seen <= self.max_depth_m)
-        return torch.where(valid, seen, 0.0).to(depth.dtype)
+        return op.within(seen, max(self.min_depth_m, 1e-6), self.max_depth_m, clean).to(depth.dtype)
 
     def measure(self, depth: Tensor, noise: Noise) -> Tensor:
         """What is measured, before range and holes: (B, H, W) float32 to the same; no branch on values."""
@@ -148,11 +148,11 @@ class Redwood(Sensor):
     def measure(self, depth: Tensor, noise: Noise) -> Tensor:
         """Jitter, then disparity with noise, rounded."""
         (depth,) = op.shift_pixels(depth, noise, self.jitter_sigma_px)
-        disparity = op.inverse(depth).mul_(self.disparity_constant_m_px)
-        noisy = noise.normal(*depth.shape[1:]).mul_(self.disparity_sigma_px).add_(disparity)
-        seen = op.inverse(op.quantise(noisy, self.disparity_steps_per_px)) * self.disparity_constant_m_px
+        seen = op.triangulate(
+            depth, noise, self.disparity_constant_m_px, self.disparity_sigma_px, self.disparity_steps_per_px
+        )
         # At max_depth_m itself the published code already writes a hole, and it looks at the depth before the noise.
-        return torch.where((depth > 0) & (depth < self.max_depth_m), seen, 0.0)
+        return op.choose(depth, op.MORE_THAN_0, self.max_depth_m, seen)
 
     def _everywhere(self) -> Sensor:
         return replace(self, min_depth_m=0.0, max_depth_m=math.inf)
@@ -186,16 +186,18 @@ class KinectNguyen(Sensor):
         angle = op.surface_angle(depth, op.focal_length_px(depth.shape[2], self.horizontal_fov_deg))
         angle = angle.clamp_(max=math.radians(self.max_angle_deg))
         steep = angle / (math.pi / 2 - angle)
-        lateral_px = (0.8 + 0.035 * steep).mul_(depth.shape[2] / self.native_width_px)
+        scale = depth.shape[2] / self.native_width_px
+        lateral_px = (steep * (0.035 * scale)).add_(0.8 * scale)
         seen, steep = op.shift_pixels(depth, noise, lateral_px, steep)
         sigma_m = self.axial_sigma_m(seen, steep)
-        return noise.normal(*depth.shape[1:]).mul_(sigma_m).add_(seen).mul_(seen > 0)
+        return op.choose(seen, op.MORE_THAN_0, math.inf, noise.around(seen, sigma_m))
 
     @staticmethod
     def axial_sigma_m(depth: Tensor, steep: Tensor) -> Tensor:
         """The formula's first line; `steep` is t / (pi/2 - t)."""
         safe = depth.clamp(min=1e-3)
-        return (safe - 0.4).square().mul_(0.0019).add_(0.0012).add_(steep.square().mul_(1e-4).mul_(safe.rsqrt()))
+        axial = (safe - 0.4).square_().mul_(0.0019).add_(0.0012)
+        return axial.addcmul_(steep.square(), safe.rsqrt_(), value=1e-4)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -249,25 +251,27 @@ class Stereo(Sensor):
         """Disparity with noise, rounded; then the holes."""
         _, height, width = depth.shape
         scale = width / self.native_width_px
-        clean = op.inverse(depth).mul_(self.disparity_constant_m_px)
-        disparity = noise.normal(height, width).mul_(self.disparity_sigma_px).add_(clean)
-        disparity = op.quantise(disparity, self.disparity_steps_per_px)
+        constant = self.disparity_constant_m_px
+        seen = op.triangulate(
+            depth, noise, constant, self.disparity_sigma_px, self.disparity_steps_per_px, self.max_disparity_px
+        )
         chance = noise.uniform(height, width)
-        lost = (chance < self.hole_probability) | (disparity > self.max_disparity_px)
+        seen = op.choose(chance, self.hole_probability, 1.0, seen)
+        lost = []
         if self.occlusion or self.edge_width_px:
+            disparity = op.inverse(depth).mul_(constant * scale)  # in pixels of this image
             # The uniform numbers above the hole probability are used again: they are still uniform among those left.
             rest = (chance - self.hole_probability) / (1 - self.hole_probability)
         if self.occlusion:
-            lost |= op.occluded(clean * scale, self.max_disparity_px * scale, 0.5 - rest)
+            lost.append(op.occluded(disparity, self.max_disparity_px * scale, 0.5 - rest))
         if self.edge_width_px:
             again = (rest * 997).frac_()  # independent enough of the dither, and far cheaper than another draw
-            jump_px = max(self.edge_jump_px, op.STEEPEST_SURFACE / scale)  # small images have steps on slopes
-            lost |= op.near_edges(clean, jump_px, self.edge_width_px * scale, again)
+            jump_px = max(self.edge_jump_px * scale, op.STEEPEST_SURFACE)  # small images have steps on slopes
+            lost.append(op.near_edges(disparity, jump_px, self.edge_width_px * scale, again))
         if self.patch_share:
-            lost |= op.patches(
-                noise.held(self.patch_frames), height, width, self.patch_share, self.patch_size_px * scale
-            )
-        return (op.inverse(disparity) * self.disparity_constant_m_px).masked_fill_(lost, 0.0)
+            held = noise.held(self.patch_frames)
+            lost.append(op.patches(held, height, width, self.patch_share, self.patch_size_px * scale))
+        return seen.mul_(functools.reduce(torch.logical_or, lost).logical_not_()) if lost else seen
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -305,13 +309,15 @@ class ZedX(Sensor):
         constant = self.focal_length_px * width / self.native_width_px * self.baseline_m
         disparity = op.inverse(depth).mul_(constant)
         difference = op.difference_from_surroundings(disparity)
-        spread, mean = torch.std_mean(difference, (1, 2), keepdim=True)
+        spread, mean = op.spread_and_mean(difference)
         per_frame = noise.uniform(2, 1, 1)
         low, high = self.match_threshold
         threshold = mean + (low + (high - low) * per_frame[:, 0]) * (spread + 1e-6)
         low, high = self.match_chance
-        chance = noise.uniform(height, width) < low + (high - low) * per_frame[:, 1]
-        matched = ((difference < threshold) & chance & (depth > 0)).float()
+        chance = noise.uniform(height, width).sub_(low + (high - low) * per_frame[:, 1])
+        matched = op.choose(difference.sub_(threshold), -math.inf, 0.0, 1.0)
+        matched = op.choose(chance, -math.inf, 0.0, matched)
+        matched = op.choose(depth, op.MORE_THAN_0, math.inf, matched)
         total = op.box_sum(op.quantise(disparity, self.disparity_steps_per_px).mul_(matched))
         return op.inverse(total.div_(op.box_sum(matched).clamp_(min=1.0))) * constant
 
@@ -355,20 +361,20 @@ class RealSenseParkour(Sensor):
     def measure(self, depth: Tensor, noise: Noise) -> Tensor:
         """Noise, then artefacts."""
         _, height, width = depth.shape
-        sigma_m = torch.where(depth > self.far_from_m, self.far_sigma_m, self.near_sigma_m)
-        seen = noise.normal(height, width).mul_(sigma_m).add_(depth)
-        too_close = (depth > 0) & (depth < self.too_close_m)
-        blocked = too_close & (too_close.float().mean(1, keepdim=True) > self.column_share)
+        sigma_m = op.choose(depth, -math.inf, op.above(self.far_from_m), self.near_sigma_m, self.far_sigma_m)
+        seen = noise.around(depth, sigma_m)
         chance = noise.uniform(height, width)
-        sparks = torch.where(chance < self.spark_probability, self.max_depth_m, 0.0)
+        sparks = op.choose(chance, 0.0, self.spark_probability, self.max_depth_m)
         # The largest of the random numbers within a block's reach tells which depth it shows.
         probability = min(self.block_probability * len(self.block_values_m), 1.0)
-        order = torch.where(chance < probability, chance / probability, 0.0)
+        order = op.choose(chance, 0.0, probability, chance / probability)
         order = op.running_max(order, max(round(self.block_height_px * width / 64), 1), 1)
         order = op.running_max(order, max(round(self.block_width_px * width / 64), 1), 2)
-        values = torch.tensor(self.block_values_m, device=depth.device)
-        blocks = values[(order * 9973 * len(values)).long() % len(values)] * (order > 0)
-        return torch.where(too_close, torch.where(blocked, blocks, sparks), seen)
+        blocks = op.pick(order, self.block_values_m, 9973 * len(self.block_values_m))
+        too_close = op.choose(depth, op.MORE_THAN_0, self.too_close_m, 1.0)
+        share = too_close.mean(1, keepdim=True).expand_as(depth)
+        artefacts = op.choose(share, op.above(self.column_share), math.inf, blocks, sparks)
+        return op.choose(too_close, 1.0, math.inf, artefacts, seen)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -411,17 +417,16 @@ class Dextrah(Sensor):
         _, height, width = depth.shape
         constant = self.disparity_constant_m_px * self.disparity_steps_per_px
         shifted = op.sample_shifted(depth, noise, self.shift_sigma_px)
-        steps = noise.normal(height, width).mul_(self.disparity_sigma_steps).add_(op.inverse(shifted) * constant)
-        seen = op.inverse(steps.round_()) * constant
-        seen = noise.normal(height, width).mul_(self.normal_sigma_m).add_(seen).mul_(seen > 0)
+        seen = op.triangulate(shifted, noise, constant, self.disparity_sigma_steps, 1.0)
+        seen = op.choose(seen, op.MORE_THAN_0, math.inf, noise.around(seen, self.normal_sigma_m))
         chance = noise.uniform(height, width)
         # One random number decides which of both happens, and how deep the wrong depth is.
         wrong = (chance - self.dropout_probability) / max(self.random_probability, 1e-12)
         span = self.max_depth_m - self.min_depth_m
-        seen = torch.where((wrong >= 0) & (wrong < 1), self.min_depth_m + span * wrong, seen)
-        seen = seen.masked_fill_(chance < self.dropout_probability, 0.0)
+        seen = op.choose(wrong, 0.0, 1.0, self.min_depth_m + span * wrong, seen)
+        seen = op.choose(chance, self.dropout_probability, 1.0, seen)
         stick = op.sticks(noise, height, width, self.stick_probability, self.stick_length_px, self.stick_width_px)
-        return torch.where(stick > 0, self.min_depth_m + span * stick, seen)
+        return op.choose(stick, op.MORE_THAN_0, math.inf, self.min_depth_m + span * stick, seen)
 
 
 @dataclass(frozen=True, kw_only=True)

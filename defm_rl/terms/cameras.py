@@ -11,6 +11,7 @@ from torch import Tensor
 from defm_rl.depth import DepthFormat, DepthScaleMonitor, Unit
 from defm_rl.names import hint
 from defm_rl.sensors import Ideal, SimulatedCamera
+from defm_rl.sensors.operators import above, choose
 
 Ids = Sequence[int] | Tensor | slice | None
 """Which environments: their numbers, or (num_envs,) bool; None for all."""
@@ -80,7 +81,7 @@ class SceneCamera(ABC):
         metres = self._format.metres(self._image())
         self._monitor.update(metres)
         depth = self._along_axis(metres)
-        return torch.where((depth >= self._near_m) & (depth <= self._far_m), depth, 0.0)  # false for NaN
+        return choose(depth, self._near_m, above(self._far_m), depth)  # 0 for NaN
 
     @abstractmethod
     def _choose_data_type(self, name: str, asked: str, where: str) -> str:

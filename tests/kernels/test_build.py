@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from processes import PYTHON, environment, run
 
-from defm_rl.kernels import cpu_depth
+from defm_rl.kernels import build, cpu_depth
 
 # A process loads a library once and for all: each of these is one of its own.
 NORMALIZE = """
@@ -67,6 +67,16 @@ def test_workers_that_start_together_build_once(tmp_path: Path) -> None:
     workers = [subprocess.Popen([PYTHON, "-c", NORMALIZE], env=settings) for _ in range(3)]
     assert [worker.wait(timeout=120) for worker in workers] == [0, 0, 0]
     assert len((tmp_path / "calls").read_text().splitlines()) == 3  # to ask its version, to compile and to link
+
+
+def test_another_header_makes_another_library(tmp_path: Path) -> None:
+    source, header = tmp_path / "a.cpp", tmp_path / "b.h"
+    source.write_text('#include <cmath>\n#include "b.h"\n')
+    header.write_text("int one = 1;")
+    before = build._library(source, [])
+    assert build._library(source, []) == before
+    header.write_text("int one = 2;")
+    assert build._library(source, []) != before
 
 
 @pytest.mark.slow
