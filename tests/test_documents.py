@@ -32,7 +32,8 @@ from defm_rl import DepthEncoder, cli
 from defm_rl.commands import experiment_settings
 from defm_rl.commands import settings as plain_settings
 from defm_rl.encoders import Encoder, EncoderOutput, registry
-from defm_rl.experiments.config import check_overrides, with_search_path
+from defm_rl.experiments.config import with_search_path
+from defm_rl.experiments.overrides import check_overrides
 from defm_rl.gymnasium import EncodeDepth
 from defm_rl.rsl_rl import RslRlVecEnv
 from defm_rl.sb3 import DefmExtractor, FeatureProjection, VecEncodeDepth
