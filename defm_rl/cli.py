@@ -12,6 +12,8 @@ _COMMANDS = {
     "encoders": "list the published encoders",
     "train": "train a policy: defm-rl train experiment=quickstart",
     "evaluate": "trained policies behind any depth camera: defm-rl evaluate RUN... sensors=all",
+    "push": "a trained policy to the Hugging Face Hub: defm-rl push RUN user/repo",
+    "pull": "a policy from the Hub: defm-rl pull user/repo, or at once defm-rl evaluate hf://user/repo",
     "check-env": "whether your task's depth is what it is taken for: defm-rl check-env env=gymnasium env.id=...",
     "adapt": "an encoder for other cameras, the policy left as it is: defm-rl adapt RUN sensors=[stereo]",
     "gap": "what other cameras do to an encoder's features: defm-rl gap encoder=resnet18",

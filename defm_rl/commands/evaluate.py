@@ -1,6 +1,6 @@
 """`defm-rl evaluate RUN... [sensors=all]`: trained policies on layouts never seen in training, behind any camera.
 
-RUN is a run's folder, or one with runs in it, such as a sweep's.
+RUN is a run's folder, or one with runs in it, such as a sweep's; or hf://user/repo[@revision], which is pulled.
 """
 
 import itertools
@@ -15,7 +15,7 @@ from defm_rl.commands import experiment_settings as settings
 from defm_rl.commands.settings import log_to_stdout
 from defm_rl.encoders import DepthEncoder
 from defm_rl.encoders.weights import find_weights
-from defm_rl.experiments import environments
+from defm_rl.experiments import environments, hub
 from defm_rl.experiments.adapted import load_adapted
 from defm_rl.experiments.config import USER_ERRORS, Config, ConfigError, refused_settings
 from defm_rl.experiments.episodes import Policy
@@ -51,6 +51,7 @@ class Settings:
     recorded_max_depth_m: float | None = None  # beyond it a pixel is a hole
     parts: bool = False  # also with each sensor's noise, range, latency and frame rate switched off, one at a time
     adapted: str | None = None  # a file that `defm-rl adapt` made, to hold against the encoder as it was trained with
+    trust: bool = False  # code that a run from the Hub brings or names may run here
     fresh: bool = False  # evaluate again what is finished already
 
     @property
@@ -72,7 +73,8 @@ def parse(arguments: Sequence[str]) -> tuple[list[Run], Settings]:
     overrides = [argument for argument in arguments if "=" in argument and not Path(argument).exists()]
     chosen = settings.parse(Settings, overrides)
     # A pattern such as runs/quickstart/DATE/* matches files as well, of a sweep for example.
-    folders = [Path(x) for x in arguments if x not in overrides and not Path(x).is_file()]
+    named = [x for x in arguments if x not in overrides and not Path(x).is_file()]
+    folders = [_local(name, chosen) for name in named]
     if not folders:
         raise ConfigError("Name a run: defm-rl evaluate runs/quickstart/DATE [sensors=all] [episodes=200]")
     settings.at_least(episodes=(chosen.episodes, 1), num_envs=(chosen.num_envs, 1), clips=(chosen.clips, 0))
@@ -85,6 +87,13 @@ def parse(arguments: Sequence[str]) -> tuple[list[Run], Settings]:
     if chosen.recorded is not None:
         recorded.check_source(chosen.recorded)  # before hours of evaluation, not after
     return _runs(list(dict.fromkeys(folders))), chosen
+
+
+def _local(name: str, chosen: Settings) -> Path:
+    """A run's folder, after it was pulled where it is one of the Hub's."""
+    if not name.startswith(hub.SCHEME):
+        return Path(name)
+    return hub.pull(hub.Place.parse(name), trust=chosen.trust).folder
 
 
 def _runs(folders: Sequence[Path]) -> list[Run]:

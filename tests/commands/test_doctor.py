@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from hub_server import HubServer
 from huggingface_hub import constants
 
 from defm_rl import DepthEncoder, cli
@@ -125,9 +126,6 @@ class TestHub:
         monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", url + "/{repo_id}/resolve/{revision}/{filename}")
 
     def test_it_is_asked_without_being_counted(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.syspath_prepend(Path(__file__).parents[1] / "encoders")
-        from hub_server import HubServer
-
         files = {"defm_resnet18.pth": b"weights", "config.json": b"{}"}
         with HubServer("leggedrobotics/defm", files) as server:
             self.point_to(server.url, monkeypatch)

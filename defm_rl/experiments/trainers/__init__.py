@@ -1,13 +1,14 @@
-"""What trains a policy: one module for each library, all with the same three functions."""
+"""What trains a policy: one module for each library, all with the same four functions."""
 
 from collections.abc import Callable, Collection
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
 
-from defm_rl.experiments.config import AlgoConfig, Config
+from defm_rl.experiments.config import AlgoConfig, Config, ConfigError
 from defm_rl.experiments.episodes import Policy, Seeing, WatchEpisodes
 from defm_rl.experiments.progress import Progress
+from defm_rl.experiments.trainers import shared
 
 _MODULES = {"ppo": "sb3", "sac": "sb3", "rsl_ppo": "rsl_rl", "distillation": "rsl_rl"}
 
@@ -55,15 +56,38 @@ def make_trainer(
         checkpoint: A folder that `save` filled, to go on from.
         steps: The steps behind it.
         changed: Keys that are set anew since.
+
+    Raises:
+        ConfigError: Where the checkpoint is one that was shared.
     """
+    if checkpoint is not None and (checkpoint / shared.FILE).exists():
+        raise ConfigError(
+            f"{checkpoint.parent} was pulled: it holds what acts, and not what learning goes on with, such as the "
+            "optimizer's state. It can be evaluated, exported, adapted and, as a teacher, be learned from."
+        )
     make: Callable[..., Trainer] = _module(config.algo).make_trainer
     return make(config, env, checkpoint, steps, changed)
 
 
 def load_policy(config: Config, checkpoint: Path) -> Seeing:
-    """The policy from a folder that a trainer's `save` filled."""
+    """The policy from a folder that a trainer's `save`, or `share_policy`, filled."""
     load: Callable[[Config, Path], Seeing] = _module(config.algo).load_policy
     return load(config, checkpoint)
+
+
+def share_policy(config: Config, checkpoint: Path, folder: Path) -> None:
+    """Writes what acts into a folder, as tensors without pickles; see `shared`.
+
+    Args:
+        config: The experiment.
+        checkpoint: A folder that a trainer's `save` filled.
+        folder: Where to; it is there.
+
+    Raises:
+        ConfigError: For a policy that is more than tensors and spaces.
+    """
+    share: Callable[[Config, Path, Path], None] = _module(config.algo).share_policy
+    share(config, checkpoint, folder)
 
 
 def _module(algo: AlgoConfig) -> Any:

@@ -1,7 +1,6 @@
 """RSL-RL's PPO, and its distillation of a teacher into a student."""
 
 import hashlib
-import io
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +28,7 @@ from defm_rl.experiments.progress import Progress
 from defm_rl.experiments.quiet import quiet
 from defm_rl.experiments.runs import Run
 from defm_rl.experiments.tasks import make_task
+from defm_rl.experiments.trainers import shared
 from defm_rl.rsl_rl import DefmModel, RslRlVecEnv
 
 _MODEL = "model.pt"  # file of a checkpoint
@@ -77,9 +77,9 @@ class Teacher:
                 f"teacher={run.folder} was trained with algo={its.algo.name} encoder={its.encoder.kind}: a teacher is "
                 "a run with algo=rsl_ppo encoder=blind, which is told what a student has to see."
             )
-        saved = (run.checkpoint / _MODEL).read_bytes()
-        state = torch.load(io.BytesIO(saved), map_location="cpu", weights_only=True)["actor_state_dict"]
-        sha256 = hashlib.sha256(saved).hexdigest()
+        state = _load(run.checkpoint)["actor_state_dict"]
+        file = next(path for name in (shared.FILE, _MODEL) if (path := run.checkpoint / name).exists())
+        sha256 = hashlib.sha256(file.read_bytes()).hexdigest()
         return cls(str(run.folder), sha256, list(policy_keys(its.encoder, its.algo)), actor_settings(its), state)
 
     @classmethod
@@ -226,7 +226,7 @@ make_trainer = RslRlTrainer
 
 
 def load_policy(config: Config, checkpoint: Path) -> RslRlPolicy:
-    """The policy of a checkpoint."""
+    """The policy of a checkpoint, or of one that `share_policy` made of it."""
     assert isinstance(config.algo, RslRlConfig)
     saved = _load(checkpoint)
     observations = {
@@ -238,8 +238,14 @@ def load_policy(config: Config, checkpoint: Path) -> RslRlPolicy:
     model = DefmModel(
         TensorDict(observations, batch_size=[1]), {"actor": list(keys)}, "actor", saved["actions"], **settings
     )
-    model.load_state_dict(saved.get("actor_state_dict") or saved["student_state_dict"])
+    model.load_state_dict(_acting(saved))
     return RslRlPolicy(model.to("cuda" if torch.cuda.is_available() else "cpu"), keys)
+
+
+def share_policy(config: Config, checkpoint: Path, folder: Path) -> None:
+    """Writes what acts into a folder, without pickles."""
+    saved = _load(checkpoint)
+    shared.write(folder, _acting(saved), {name: saved[name] for name in ("observations", "actions")})
 
 
 def runner_settings(config: Config, teacher: Teacher | None = None) -> dict[str, Any]:
@@ -318,7 +324,16 @@ def _teacher(config: Config, checkpoint: Path | None) -> Teacher:
     return Teacher.of_run(config) if checkpoint is None else Teacher.of_checkpoint(checkpoint)
 
 
+def _acting(saved: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    """The weights of the model that acts, a student where it has learned from a teacher."""
+    state: dict[str, torch.Tensor] = saved.get("actor_state_dict") or saved["student_state_dict"]
+    return state
+
+
 def _load(checkpoint: Path) -> dict[str, Any]:
+    if (checkpoint / shared.FILE).exists():
+        tensors, facts = shared.read(checkpoint)
+        return {"actor_state_dict": tensors, **facts}
     saved: dict[str, Any] = torch.load(checkpoint / _MODEL, map_location="cpu", weights_only=True)
     return saved
 

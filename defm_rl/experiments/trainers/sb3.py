@@ -1,5 +1,6 @@
 """Stable-Baselines3's PPO and SAC."""
 
+import dataclasses
 import pickle
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -8,6 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 from gymnasium import spaces
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 from stable_baselines3 import PPO, SAC
 from stable_baselines3.common.base_class import BaseAlgorithm
@@ -25,11 +28,14 @@ from defm_rl.experiments.episodes import Observations, WatchEpisodes
 from defm_rl.experiments.networks import DepthCnn
 from defm_rl.experiments.progress import Curves, Progress
 from defm_rl.experiments.tasks import make_task
+from defm_rl.experiments.trainers import shared
 from defm_rl.sb3 import DefmExtractor, EncoderAdam, FeatureProjection, GymnasiumVecEnv, VecNormalizeFeatures
 
 ALGORITHMS: dict[str, type[BaseAlgorithm]] = {"ppo": PPO, "sac": SAC}
 FEATURE_CLIP = 5.0  # standard deviations
 _MODEL, _STATISTICS = "model.zip", "statistics.pkl"  # files of a checkpoint
+_POLICY, _STATISTIC = "policy.", "statistics."  # names of tensors in a shared one begin with these
+_MOMENTS = ("mean", "var", "count")
 
 
 def training_keys(config: Config, checkpoint: Path | None = None) -> tuple[str, ...]:
@@ -143,10 +149,54 @@ make_trainer = SB3Trainer
 
 
 def load_policy(config: Config, checkpoint: Path) -> SB3Policy:
-    """The policy of a checkpoint."""
+    """The policy of a checkpoint, or of one that `share_policy` made of it."""
+    if (checkpoint / shared.FILE).exists():
+        return _load_shared(config, checkpoint)
     model = ALGORITHMS[config.algo.name].load(checkpoint / _MODEL, device="auto")
     path = checkpoint / _STATISTICS
     return SB3Policy(model, pickle.loads(path.read_bytes()) if path.exists() else None)
+
+
+def share_policy(config: Config, checkpoint: Path, folder: Path) -> None:
+    """Writes what acts into a folder, without pickles."""
+    policy = load_policy(config, checkpoint)
+    tensors = {f"{_POLICY}{name}": value for name, value in policy.model.policy.state_dict().items()}
+    statistics = policy.statistics
+    before = policy.model.observation_space if statistics is None else statistics._space_before
+    facts = {
+        "observations": shared.describe_space(before, "observations", tensors),
+        "actions": shared.describe_space(policy.model.action_space, "actions", tensors),
+    }
+    if statistics is not None:
+        for key, known in statistics.obs_rms.items():
+            for name in _MOMENTS:
+                tensors[f"{_STATISTIC}{key}/{name}"] = torch.as_tensor(getattr(known, name))
+    shared.write(folder, tensors, facts)
+
+
+def _load_shared(config: Config, folder: Path) -> SB3Policy:
+    """Builds the policy anew as for a training, and fills it."""
+    tensors, facts = shared.read(folder)
+    env: VectorEnv[Any, Any, Any] = VectorEnv()  # nothing is ever played in it: it has the spaces
+    env.num_envs, env.metadata = config.env.num_envs, {"autoreset_mode": AutoresetMode.SAME_STEP}
+    env.single_observation_space = shared.make_space(facts["observations"], "observations", tensors)
+    env.single_action_space = shared.make_space(facts["actions"], "actions", tensors)
+    env.observation_space, env.action_space = (
+        batch_space(space, env.num_envs) for space in (env.single_observation_space, env.single_action_space)
+    )
+    algo = config.algo
+    if isinstance(algo, SACConfig):
+        algo = dataclasses.replace(algo, buffer_size=1)
+    vec_env = standardize(GymnasiumVecEnv(env), config.encoder)
+    model = make_model(dataclasses.replace(config, algo=algo), vec_env)
+    state = {name.removeprefix(_POLICY): value for name, value in tensors.items() if name.startswith(_POLICY)}
+    model.policy.load_state_dict(state)
+    statistics = model.get_vec_normalize_env()
+    if statistics is not None:
+        for key, known in statistics.obs_rms.items():
+            for name in _MOMENTS:
+                setattr(known, name, tensors[f"{_STATISTIC}{key}/{name}"].numpy())
+    return SB3Policy(model, statistics)
 
 
 class _Watched(BaseCallback):

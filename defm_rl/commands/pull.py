@@ -1,0 +1,41 @@
+"""`defm-rl pull user/repo[@revision] [FOLDER]`: a policy from the Hugging Face Hub, as the folder of a run.
+
+Without FOLDER it is runs/hub/user/repo.
+"""
+
+import logging
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from defm_rl.commands.settings import UsageError, log_to_stdout, parse, usage
+from defm_rl.experiments.config import USER_ERRORS
+from defm_rl.experiments.hub import Place, pull
+
+_logger = logging.getLogger(__name__)
+NAMES = ("user/repo[@revision]", "[FOLDER]")
+
+
+@dataclass
+class Settings:
+    """What can be said after the names, as key=value."""
+
+    trust: bool = False  # code that the repository brings or names may run here
+
+
+def main(arguments: Sequence[str]) -> int:
+    """The command; returns its exit status."""
+    log_to_stdout()
+    if {"-h", "--help"} & set(arguments):
+        sys.stdout.write(usage("pull", NAMES, Settings, __doc__ or ""))
+        return 0
+    try:
+        given = [argument for argument in arguments if "=" not in argument]
+        (place, *folder), chosen = parse(Settings, arguments, NAMES[: max(1, min(len(given), 2))])
+        run = pull(Place.parse(place), *map(Path, folder), trust=chosen.trust)
+    except (UsageError, *USER_ERRORS) as error:
+        sys.stderr.write(f"defm-rl pull: {error}\n")
+        return 2
+    _logger.info("Next: defm-rl evaluate %s sensors=all, or defm-rl export %s", run.folder, run.folder)
+    return 0
