@@ -12,6 +12,8 @@ _COMMANDS = {
     "encoders": "list the published encoders",
     "train": "train a policy: defm-rl train experiment=quickstart",
     "evaluate": "trained policies behind any depth camera: defm-rl evaluate RUN... sensors=all",
+    "runs": "where the runs in a folder stand, their success and cost: defm-rl runs [FOLDER] [--json]",
+    "report": "a sweep as one page, finished or not: defm-rl report SWEEP",
     "push": "a trained policy to the Hugging Face Hub: defm-rl push RUN user/repo",
     "pull": "a policy from the Hub: defm-rl pull user/repo, or at once defm-rl evaluate hf://user/repo",
     "check-env": "whether your task's depth is what it is taken for: defm-rl check-env env=gymnasium env.id=...",

@@ -1,4 +1,4 @@
-"""Puts this folder, with `fake_envs.py`, `hub_server.py` and others, on the import path of all tests; threads; sweeps."""
+"""Puts this folder, with `fake_envs.py` and `hub_server.py`, on the import path of all tests; threads; sweeps."""
 
 import os
 from collections import Counter

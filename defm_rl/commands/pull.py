@@ -31,8 +31,7 @@ def main(arguments: Sequence[str]) -> int:
         sys.stdout.write(usage("pull", NAMES, Settings, __doc__ or ""))
         return 0
     try:
-        given = [argument for argument in arguments if "=" not in argument]
-        (place, *folder), chosen = parse(Settings, arguments, NAMES[: max(1, min(len(given), 2))])
+        (place, *folder), chosen = parse(Settings, arguments, NAMES)
         run = pull(Place.parse(place), *map(Path, folder), trust=chosen.trust)
     except (UsageError, *USER_ERRORS) as error:
         sys.stderr.write(f"defm-rl pull: {error}\n")

@@ -21,14 +21,14 @@ def parse(schema: type[T], arguments: Sequence[str], names: Sequence[str]) -> tu
     Args:
         schema: A dataclass of settings, each with a default of its type: text, a number, yes or no, or a tuple of them.
         arguments: The command line.
-        names: What has to be named, in this order.
+        names: What has to be named, in this order; what stands in brackets may be left out.
 
     Raises:
         UsageError: For an unknown key, a value that does not fit, or another number of names.
     """
     settings = [text for text in arguments if "=" in text]
     named = [text for text in arguments if "=" not in text]
-    if len(named) != len(names):
+    if not sum(not name.startswith("[") for name in names) <= len(named) <= len(names):
         raise UsageError(f"expected {' '.join(names)}, got {' '.join(named) or 'nothing'}")
     defaults = {entry.name: entry.default for entry in dataclasses.fields(schema)}  # type: ignore[arg-type]
     values = {}

@@ -313,6 +313,10 @@ class LoggerConfig:
     wandb: bool = False
     project: str = "defm-rl"
     mode: str | None = None  # online, offline or disabled; null: as the environment variable WANDB_MODE says
+    entity: str | None = None  # the user or team; null: as you are logged in
+    group: str | None = None  # null: that of the runs that differ only in their seeds
+    tags: list[str] = field(default_factory=list)  # beside experiment, task, encoder and algorithm
+    checkpoint: bool = True  # whether the last checkpoint goes there, as an artifact
 
 
 @dataclass

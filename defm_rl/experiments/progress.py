@@ -12,6 +12,8 @@ from tqdm import tqdm
 
 from defm_rl.experiments import history
 from defm_rl.experiments.episodes import Episode, WatchEpisodes
+from defm_rl.experiments.runs import Run
+from defm_rl.experiments.tracking import Tracked
 
 COLUMNS = ("steps", "seconds", "success_rate", "episode_reward", "episode_steps")  # and the task's own measures
 MOST_ROWS = 1000  # of a training's history: off-policy algorithms end a rollout at every step
@@ -27,36 +29,37 @@ class Curves:
 
     Args:
         folder: For the event files.
-        wandb_run: The run.
+        tracked: The run.
         steps: Steps to go on from: what event files hold beyond them is of a process that was killed, and is not shown.
     """
 
-    def __init__(self, folder: Path, wandb_run: Any = None, steps: int = 0) -> None:
+    def __init__(self, folder: Path, tracked: Tracked | None = None, steps: int = 0) -> None:
         self._writer = SummaryWriter(str(folder), purge_step=steps + 1)
-        self._wandb_run = wandb_run
+        self._tracked = tracked
 
     @property
     def wandb_id(self) -> str | None:
         """Of the Weights & Biases run, where there is one."""
-        return None if self._wandb_run is None else str(self._wandb_run.id)
+        return None if self._tracked is None else self._tracked.id
 
     def log(self, figures: Mapping[str, float], step: int) -> None:
         """Adds a point to each figure's curve."""
         for name, value in figures.items():
             self._writer.add_scalar(name, value, step)
-        if self._wandb_run is not None:
-            self._wandb_run.log(dict(figures), step=step)
+        if self._tracked is not None:
+            self._tracked.log(figures, step)
 
-    def summarize(self, figures: Mapping[str, Any]) -> None:
-        """Adds an evaluation's figures to the Weights & Biases run's summary."""
-        if self._wandb_run is not None:
-            self._wandb_run.summary.update({"evaluation": dict(figures)})
+    def conclude(self, figures: Mapping[str, Any], run: Run, *, checkpoint: bool) -> None:
+        """Gives the Weights & Biases run an evaluation's figures and film, and the checkpoint if it is to have it."""
+        if self._tracked is not None:
+            self._tracked.summarize(figures)
+            self._tracked.keep(run, checkpoint=checkpoint)
 
     def close(self) -> None:
         """Writes what is left to write."""
         self._writer.close()
-        if self._wandb_run is not None:
-            self._wandb_run.finish()
+        if self._tracked is not None:
+            self._tracked.finish()
 
 
 class Progress:

@@ -67,7 +67,9 @@ def iqm(scores: Scores) -> float:
 
     A quarter of the scores, rounded down, is left out at each end; with fewer than four scores it is the mean.
     """
-    return float(stats.trim_mean(np.asarray(scores, float), 0.25, axis=None))
+    ordered = np.sort(np.asarray(scores, float), axis=None)
+    cut = ordered.size // 4
+    return float(ordered[cut : ordered.size - cut].mean())
 
 
 def stratified_bootstrap(
@@ -93,23 +95,15 @@ def stratified_bootstrap(
     value, runs = float(statistic(*matrices)), min(len(matrix) for matrix in matrices)
     if runs < 2:
         return Aggregate(value=value, low=None, high=None, runs=runs)
-    columns = [column for matrix in matrices for column in matrix.T]
-    ends = np.cumsum([matrix.shape[1] for matrix in matrices])[:-1]
-
-    def of_columns(*resampled: NDArray[np.float64]) -> float:
-        groups = np.split(np.arange(len(resampled)), ends)
-        return float(statistic(*(np.stack([resampled[index] for index in group], axis=1) for group in groups)))
-
-    interval = stats.bootstrap(
-        columns,
-        of_columns,
-        vectorized=False,
-        confidence_level=confidence,
-        method="percentile",
-        n_resamples=resamples,
-        rng=seed,
-    ).confidence_interval
-    return Aggregate(value=value, low=float(interval.low), high=float(interval.high), runs=runs)
+    rng = np.random.default_rng(seed)
+    resampled = [
+        statistic(
+            *(matrix[rng.integers(len(matrix), size=matrix.shape), np.arange(matrix.shape[1])] for matrix in matrices)
+        )
+        for _ in range(resamples)
+    ]
+    low, high = np.quantile(resampled, ((1 - confidence) / 2, (1 + confidence) / 2))
+    return Aggregate(value=value, low=float(low), high=float(high), runs=runs)
 
 
 def over_runs_and_episodes(
@@ -164,6 +158,23 @@ def probability_of_improvement(better: Scores, worse: Scores) -> float:
 def performance_profile(scores: Scores, thresholds: NDArray[np.float64]) -> NDArray[np.float64]:
     """Share of all runs' scores on all tasks above each threshold (Agarwal et al. 2021); (thresholds,)."""
     return (_matrix(scores).ravel() > np.asarray(thresholds)[:, None]).mean(axis=1)
+
+
+def performance_profile_interval(
+    scores: Scores, thresholds: NDArray[np.float64], confidence: float = 0.95, resamples: int = 2000, seed: int = 0
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Pointwise percentile intervals of a performance profile, runs resampled within each task (Agarwal et al. 2021).
+
+    Returns:
+        The lower and the upper end at each threshold; (thresholds,) each.
+    """
+    matrix = _matrix(scores)
+    runs, tasks = matrix.shape
+    drawn = np.random.default_rng(seed).integers(runs, size=(resamples, runs, tasks))
+    resampled = matrix[drawn, np.arange(tasks)].reshape(resamples, -1)
+    shares = np.stack([(resampled > threshold).mean(axis=1) for threshold in thresholds])
+    low, high = np.quantile(shares, ((1 - confidence) / 2, (1 + confidence) / 2), axis=1)
+    return low, high
 
 
 def exact_test(successes: Sequence[bool] | NDArray[np.bool_], others: Sequence[bool] | NDArray[np.bool_]) -> float:

@@ -1,15 +1,13 @@
 """From a configuration to a trained, evaluated policy and its folder."""
 
 import contextlib
-import dataclasses
-import functools
 import logging
 import time
 from collections.abc import Sequence
 from typing import Any
 
 from defm_rl.encoders import DepthEncoder
-from defm_rl.experiments import animation, environments, history, plots
+from defm_rl.experiments import animation, environments, history, plots, tracking
 from defm_rl.experiments.config import (
     Config,
     refused_settings,
@@ -25,6 +23,7 @@ from defm_rl.experiments.evaluation import (
 )
 from defm_rl.experiments.identity import run_digest
 from defm_rl.experiments.interruption import Interruption
+from defm_rl.experiments.peak_memory import peak_memory, watch_peak_memory
 from defm_rl.experiments.progress import Curves, Progress
 from defm_rl.experiments.provenance import provenance
 from defm_rl.experiments.runs import Run, verify_encoder, write_json
@@ -59,6 +58,7 @@ def train(config: Config, run: Run, overrides: Sequence[str]) -> dict[str, Any]:
 
 def _train(config: Config, run: Run, overrides: Sequence[str]) -> dict[str, Any]:
     started = time.perf_counter()
+    watch_peak_memory()
     task = make_task(config.env)
     task.check(config)
     with refused_settings("env"):
@@ -80,7 +80,7 @@ def _train(config: Config, run: Run, overrides: Sequence[str]) -> dict[str, Any]
             trainer = make_trainer(config, watched, checkpoint, steps, changed)
         run.save_config(config, [*run.overrides(), *overrides] if former else overrides)
         rewinds = history.cut(run.folder / "history.csv", steps) or not (former or {}).get("ended", True)
-        curves = Curves(run.folder / "tensorboard", _start_wandb(config, run, former, rewinds=rewinds), steps)
+        curves = Curves(run.folder / "tensorboard", tracking.start(config, run, former, rewinds=rewinds), steps)
         cleanup.callback(curves.close)
         done = _done(config, former) if former else None
         if done:
@@ -89,7 +89,7 @@ def _train(config: Config, run: Run, overrides: Sequence[str]) -> dict[str, Any]
             _learn(config, run, trainer, watched, encoder, curves, former)
         env.close()
         metrics = _conclude(config, run, trainer, encoder, started)
-        curves.summarize(metrics["evaluation"])
+        curves.conclude(metrics["evaluation"], run, checkpoint=config.logger.checkpoint)
     return metrics
 
 
@@ -103,7 +103,7 @@ def _conclude(
     write_episodes(run.folder / "episodes.csv", episodes)
     metrics = {
         "evaluation": summarize(episodes),
-        "training": {**_training(config, run), "total_s": round(time.perf_counter() - started, 1)},
+        "training": {**_training(config, run), **peak_memory(), "total_s": round(time.perf_counter() - started, 1)},
         "made_by": {
             "experiment": config.experiment,
             "encoder": run.state()["encoder"],
@@ -206,37 +206,3 @@ def _describe(config: Config, encoder: DepthEncoder | None) -> dict[str, Any]:
         "sha256": encoder.provenance.sha256,
         "revision": encoder.provenance.revision,
     }
-
-
-def _start_wandb(config: Config, run: Run, former: dict[str, Any] | None, *, rewinds: bool) -> Any:
-    """A Weights & Biases run where one is asked for; that of before, where training goes on.
-
-    Args:
-        config: The experiment.
-        run: The folder.
-        former: The state to go on from.
-        rewinds: Whether it is behind what was logged, which then has to be taken back.
-    """
-    if not config.logger.wandb:
-        return None
-    import wandb
-
-    start = functools.partial(
-        wandb.init,
-        project=config.logger.project,
-        name=f"{config.experiment}/{run.folder.name}",
-        dir=run.folder,
-        mode=config.logger.mode,  # type: ignore[arg-type]  # it says itself what it takes
-        config=dataclasses.asdict(config),
-    )
-    before = former.get("wandb_id") if former else None
-    if former is None or before is None or not rewinds:
-        return start(id=before, resume="allow")
-    try:
-        return start(resume_from=f"{before}?_step={former['steps']}")
-    except wandb.Error as error:  # not every server can
-        _logger.warning(
-            "Weights & Biases cannot take run %s back to step %d (%s): a new run goes on from there.",
-            *(before, former["steps"], error),
-        )
-        return start()

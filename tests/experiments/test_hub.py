@@ -80,7 +80,7 @@ def test_every_kind_of_policy_survives_the_way(algo, trained, hub, tmp_path, mon
     monkeypatch.chdir(tmp_path)
     settings = {
         "ppo": ["algo.n_steps=16"],
-        "sac": ["algo.learning_starts=32"],
+        "sac": ["algo.learning_starts=32", "algo.buffer_size=128"],
         "rsl_ppo": ["algo.num_steps_per_env=16"],
     }
     task = ["experiment=navigation", "env.num_envs=4", "env.depth_size=[48,96]", "evaluation.episodes=4"]

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import types
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ from wandb.proto import wandb_internal_pb2
 
 from defm_rl.commands import evaluate, gap, train
 from defm_rl.envs import NavigationVectorEnv
+from defm_rl.experiments import tracking
 from defm_rl.experiments.overrides import check_overrides
 from defm_rl.experiments.runs import Run, to_config
 
@@ -515,7 +517,7 @@ def records(file: Path) -> list[wandb_internal_pb2.Record]:
 def test_weights_and_biases_goes_back_to_the_checkpoint_that_is_gone_on_from(run, monkeypatch):
     """Offline; what a server makes of it is not seen here."""
     monkeypatch.setenv("WANDB_SILENT", "true")
-    offline = ["logger=wandb", "logger.mode=offline"]
+    offline = ["logger=wandb", "logger.mode=offline", "evaluation.clips=1"]
     assert train.main(["resume=run", "algo.total_steps=512", "checkpoint_every=192", *offline]) == 0
     shutil.rmtree(run.checkpoint)
     (run.folder / "checkpoint.old").rename(run.checkpoint)
@@ -532,6 +534,20 @@ def test_weights_and_biases_goes_back_to_the_checkpoint_that_is_gone_on_from(run
     assert (second.branch_point.metric, second.branch_point.value) == ("_step", kept)
     logged = [{record.history.step.num for record in part if record.HasField("history")} for part in (before, after)]
     assert max(logged[0]) > kept < min(logged[1])
+    assert first.run_group == second.run_group == tracking.group_name(run.config())
+    assert list(first.tags) == ["navigation", "Navigation-v0, boxes", "blind", "ppo"]
+    settings = {item.key: json.loads(item.value_json) for item in first.config.update}
+    assert (settings["algo"]["n_steps"], settings["seed"], len(settings["digest"])) == (16, 0, 12)
+    curves = {
+        item.nested_key[0] if item.nested_key else item.key
+        for r in before
+        if r.HasField("history")
+        for item in r.history.item
+    }
+    assert {"rollout/success_rate", "train/loss", "evaluation/episodes"} <= curves
+    (artifact,) = (record.artifact for record in before if record.HasField("artifact"))
+    assert (artifact.type, artifact.name) == ("model", f"policy-{first.run_id}")
+    assert {entry.path for entry in artifact.manifest.contents} >= {"checkpoint/model.zip", "config.yaml"}
     assert [int(row["steps"]) for row in history(run)] == list(range(64, 513, 64))
 
 
@@ -545,6 +561,9 @@ def test_a_server_that_cannot_take_a_run_back_gets_another(run, monkeypatch, cap
             pass
 
         def finish(self):
+            pass
+
+        def log_artifact(self, artifact):
             pass
 
     def init(**settings):
@@ -563,7 +582,7 @@ def test_a_server_that_cannot_take_a_run_back_gets_another(run, monkeypatch, cap
 
 
 def test_weights_and_biases_gets_the_evaluation_and_goes_on_with_one_run(here, monkeypatch):
-    started = []
+    started, given = [], []
 
     class Recorded:
         def __init__(self, **settings):
@@ -574,6 +593,10 @@ def test_weights_and_biases_gets_the_evaluation_and_goes_on_with_one_run(here, m
         def log(self, figures, step):
             assert not self.finished
 
+        def log_artifact(self, artifact):
+            assert not self.finished
+            given.append((artifact.name, artifact.type, sorted(artifact.manifest.entries)))
+
         def finish(self):
             self.finished = True
 
@@ -583,3 +606,49 @@ def test_weights_and_biases_gets_the_evaluation_and_goes_on_with_one_run(here, m
     assert [(run.id, run.resume, run.finished) for run in started] == [("new", "allow", True)] * 2
     for run in started:
         assert run.summary["evaluation"]["success_rate"]["episodes"] == 6
+    files = ["checkpoint/model.zip", "checkpoint/state.json", "config.yaml", "metrics.json"]
+    assert given == [("policy-new", "model", files)] * 2
+
+
+@pytest.mark.parametrize("fails", ["log", "log_artifact", "finish"])
+def test_weights_and_biases_never_ends_a_training(run, monkeypatch, capsys, fails):
+    class Failing:
+        id, summary = "first", {}
+
+        def __getattr__(self, name):
+            def act(*_, **__):
+                if name == fails:
+                    raise wandb.errors.CommError("nobody there")
+
+            return act
+
+    monkeypatch.setattr(wandb, "init", lambda **_: Failing())
+    assert train.main(["resume=run", "logger=wandb", "algo.total_steps=320"]) == 0
+    assert run.state()["steps"] == 320
+    assert capsys.readouterr().out.count("nobody there") == 1
+
+
+def test_without_a_server_the_run_is_written_for_later(run, monkeypatch, capsys):
+    asked = []
+
+    def init(mode, group, tags, **settings):
+        asked.append(mode)
+        if mode != "offline":
+            raise wandb.errors.CommError("no route to host")
+        assert group.startswith("navigation, blind, ")
+        assert tags == ["navigation", "Navigation-v0, boxes", "blind", "ppo", "mine"]
+        return types.SimpleNamespace(id="later", summary={}, log=print, log_artifact=print, finish=print)
+
+    monkeypatch.setattr(wandb, "init", init)
+    assert train.main(["resume=run", "logger=wandb", "logger.tags=[mine]", "algo.total_steps=320"]) == 0
+    assert asked == [None, "offline"]
+    assert "sent by `wandb sync` later" in capsys.readouterr().out
+
+
+def test_nobody_logged_in_is_said(run, monkeypatch, capsys):
+    def init(**_):
+        raise wandb.errors.UsageError("No API key configured")
+
+    monkeypatch.setattr(wandb, "init", init)
+    assert train.main(["resume=run", "logger=wandb", "algo.total_steps=320"]) == 2
+    assert "No API key configured. Without an account there is logger.mode=offline" in capsys.readouterr().err

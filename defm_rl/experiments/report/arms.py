@@ -51,11 +51,11 @@ class Arm:
 def group(runs: Sequence[Run], configs: Sequence[Config]) -> list[Arm]:
     """Puts runs into arms, in the order in which these first come."""
     groups: dict[str, list[int]] = {}
-    settings = [_settings(config) for config in configs]
+    settings = [settings_of(config) for config in configs]
     for index, values in enumerate(settings):
         groups.setdefault(repr(sorted(values.items())), []).append(index)
     firsts = [indices[0] for indices in groups.values()]
-    names = _names([configs[index] for index in firsts], [settings[index] for index in firsts])
+    names = names_of([configs[index] for index in firsts], [settings[index] for index in firsts])
     arms = []
     for name, indices in zip(names, groups.values(), strict=True):
         ordered = sorted(indices, key=lambda index: configs[index].seed)
@@ -83,7 +83,7 @@ def encoder_name(config: Config) -> str:
     return f"{encoder.name.removeprefix('defm_')} ({trained}{weights})"
 
 
-def _settings(config: Config) -> dict[str, Any]:
+def settings_of(config: Config) -> dict[str, Any]:
     """The configuration by dotted keys, what says nothing about the policy left out."""
     flat: dict[str, Any] = {}
 
@@ -98,7 +98,7 @@ def _settings(config: Config) -> dict[str, Any]:
     return flat
 
 
-def _names(configs: Sequence[Config], settings: Sequence[dict[str, Any]]) -> list[str]:
+def names_of(configs: Sequence[Config], settings: Sequence[dict[str, Any]]) -> list[str]:
     """The encoder, then whatever else differs between arms; what the encoder's name says already is left out."""
     encoders = [encoder_name(config) for config in configs]
     keys = [

@@ -23,7 +23,7 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 MARKERS = ("o", "s", "D", "^", "v", "P", "X")
 SUCCESS_COLOUR = "#B8C4CE"
 FAILURE_COLOURS = ("#D55E00", "#E69F00", "#0072B2", "#CC79A7", "#000000", "#56B4E9", "#009E73")
-_STYLE: Any = {
+STYLE: Any = {
     "font.family": "sans-serif",
     "font.sans-serif": ["system-ui", "Segoe UI", "Helvetica", "Arial", "DejaVu Sans"],
     "font.size": 10,
@@ -82,9 +82,9 @@ def by_sensor(summary: Mapping[str, Any], policies: Sequence[Mapping[str, Any]])
         axes.tick_params(axis="y", length=0)
         axes.spines["left"].set_visible(False)
         _measure_axis(axes.set_xlabel, axes.set_xlim, summary["measure"], _all_figures(policies))
-        _legend_above(axes)
+        legend_above(axes)
 
-    return _svg(draw, (7.6, 0.9 + len(sensors) * (0.32 + 0.13 * len(policies))), "by-sensor")
+    return svg(draw, (7.6, 0.9 + len(sensors) * (0.32 + 0.13 * len(policies))), "by-sensor")
 
 
 def profiles(policies: Sequence[Mapping[str, Any]], measure: str) -> str | None:
@@ -103,9 +103,9 @@ def profiles(policies: Sequence[Mapping[str, Any]], measure: str) -> str | None:
         axes.set(
             xlim=(0, 1), ylim=(0, 1.03), xlabel=f"{measure_name(measure)} above", ylabel="share of runs and sensors"
         )
-        _legend_above(axes)
+        legend_above(axes)
 
-    return _svg(draw, (5.6, 3.4), "profile")
+    return svg(draw, (5.6, 3.4), "profile")
 
 
 def failures(policies: Sequence[Mapping[str, Any]], sensors: Sequence[str]) -> str | None:
@@ -153,10 +153,10 @@ def failures(policies: Sequence[Mapping[str, Any]], sensors: Sequence[str]) -> s
         axes.grid(visible=False)
         axes.tick_params(axis="y", length=0)
         axes.spines[["left", "bottom"]].set_visible(False)
-        _legend_above(axes)
+        legend_above(axes)
 
     groups = len({id(policy) for policy, _ in rows})
-    return _svg(draw, (7.6, 0.9 + 0.27 * len(rows) + 0.3 * groups), "failures")
+    return svg(draw, (7.6, 0.9 + 0.27 * len(rows) + 0.3 * groups), "failures")
 
 
 def failure_modes(policies: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -189,9 +189,9 @@ def learning_curves(arms: Sequence[Arm]) -> str | None:
         if succeeds:
             axes.set(ylim=(-0.02, 1.02))
             axes.yaxis.set_major_formatter(matplotlib.ticker.PercentFormatter(1, decimals=0))
-        _legend_above(axes)
+        legend_above(axes)
 
-    return _svg(draw, (5.6, 3.4), "curves")
+    return svg(draw, (5.6, 3.4), "curves")
 
 
 def depth_scale(far_m: float) -> str:
@@ -203,7 +203,7 @@ def depth_scale(far_m: float) -> str:
         axes.grid(visible=False)
         axes.spines[:].set_visible(False)
 
-    return _svg(draw, (3.6, 0.55), "scale")
+    return svg(draw, (3.6, 0.55), "scale")
 
 
 def _styled(policies: Sequence[Mapping[str, Any]], offsets: Any) -> Any:
@@ -222,7 +222,8 @@ def _measure_axis(
         limit(-0.02, 1.02)
 
 
-def _legend_above(axes: Axes) -> None:
+def legend_above(axes: Axes) -> None:
+    """A legend over the axes, each label once, in as many columns as there is room for."""
     handles, labels = axes.get_legend_handles_labels()
     once = dict(zip(labels, handles, strict=True))
     columns = max(1, min(len(once), int(90 / (8 + max(map(len, once), default=1)))))
@@ -232,9 +233,9 @@ def _legend_above(axes: Axes) -> None:
     )  # fmt: skip
 
 
-def _svg(draw: Callable[[Axes], None], size_in: tuple[float, float], name: str) -> str:
+def svg(draw: Callable[[Axes], None], size_in: tuple[float, float], name: str) -> str:
     """One figure as an <svg> element whose ids begin with `name`."""
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure: Figure = plt.figure(figsize=size_in)
         try:
             draw(figure.add_subplot())

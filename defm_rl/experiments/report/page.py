@@ -9,6 +9,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from PIL import Image
 
+from defm_rl.experiments.outcomes import duration
 from defm_rl.experiments.report import charts
 from defm_rl.experiments.report.arms import Arm
 from defm_rl.experiments.report.clips import Clip
@@ -28,6 +29,27 @@ def render(
         encoders: The encoders' part, with pictures.
         clips: Films of episodes.
     """
+    policies = summary.get("policies", [])
+    tasks = list(dict.fromkeys(policy["task"] for policy in policies))
+    return (
+        templates()
+        .get_template("page.html.jinja")
+        .render(
+            summary=summary,
+            sections=[_task_section(summary, number, task, arms) for number, task in enumerate(tasks)],
+            encoders=encoders,
+            scales=[_scale(encoder.far_m, f"encoder{i}") for i, encoder in enumerate(encoders)],
+            recorded_scales=[_scale(encoder.recorded_far_m, f"recorded{i}") for i, encoder in enumerate(encoders)],
+            clips=clips,
+            random_weights=_random_weights(summary),
+            measure=charts.measure_name(summary.get("measure", "success")),
+            percent=_percent(summary),
+        )
+    )
+
+
+def templates() -> Environment:
+    """The pages' templates, with what they write figures by."""
     environment = Environment(
         loader=PackageLoader("defm_rl.experiments.report", "."),
         autoescape=True,
@@ -45,20 +67,9 @@ def render(
         p_value=p_value,
         commit=commit,
         breakable=breakable,
+        duration=duration,
     )
-    policies = summary.get("policies", [])
-    tasks = list(dict.fromkeys(policy["task"] for policy in policies))
-    return environment.get_template("page.html.jinja").render(
-        summary=summary,
-        sections=[_task_section(summary, number, task, arms) for number, task in enumerate(tasks)],
-        encoders=encoders,
-        scales=[_scale(encoder.far_m, f"encoder{i}") for i, encoder in enumerate(encoders)],
-        recorded_scales=[_scale(encoder.recorded_far_m, f"recorded{i}") for i, encoder in enumerate(encoders)],
-        clips=clips,
-        random_weights=_random_weights(summary),
-        measure=charts.measure_name(summary.get("measure", "success")),
-        percent=_percent(summary),
-    )
+    return environment
 
 
 def _scale(far_m: float, name: str) -> Markup:

@@ -51,7 +51,7 @@ def write_report(
         "made_by": provenance(),
     }
     write_json(folder / "report.json", content)
-    _write_csv(folder / "report.csv", rows(content) if "policies" in content else _feature_rows(encoders))
+    write_csv(folder / "report.csv", rows(content) if "policies" in content else _feature_rows(encoders))
     file = folder / "report.html"
     file.write_text(page.render(content, arms, encoders, clips), encoding="utf-8")
     return Path(os.path.relpath(file))
@@ -65,7 +65,7 @@ def _feature_rows(encoders: Sequence[EncoderReport]) -> list[dict[str, Any]]:
     ]
 
 
-def _write_csv(path: Path, table: Sequence[Mapping[str, Any]]) -> None:
+def write_csv(path: Path, table: Sequence[Mapping[str, Any]]) -> None:
     """Columns in order of their first appearance; what a row lacks stays empty."""
     columns = list(dict.fromkeys(key for row in table for key in row))
     with path.open("w", newline="") as file:
