@@ -13,7 +13,10 @@ NAMES = ("A", "B")
 
 @dataclass
 class Settings:
-    """Nothing can be set."""
+    """What can be said as key=value."""
+
+    recorded: str = ""  # recorded depth to compare on, see `defm_rl.recordings`; without it frames of the run's task
+    recorded_unit: str = ""  # m, mm, the metres of one count, or inverse
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -22,11 +25,14 @@ def main(arguments: Sequence[str]) -> int:
     if {"-h", "--help"} & set(arguments):
         sys.stdout.write(usage("compare", NAMES, Settings, __doc__ or ""))
         return 0
-    from defm_rl.deploy.comparison import compare
+    from defm_rl.deploy.comparison import compare, recorded_frames
 
     try:
-        (first, second), _ = parse(Settings, arguments, NAMES)
-        differences = compare(first, second)
+        (first, second), chosen = parse(Settings, arguments, NAMES)
+        frames = None
+        if chosen.recorded:
+            frames = recorded_frames(first, chosen.recorded, unit=_unit(chosen.recorded_unit))
+        differences = compare(first, second, frames)
     except ValueError as error:
         sys.stderr.write(f"defm-rl compare: {error}\n")
         return 2
@@ -45,3 +51,11 @@ def main(arguments: Sequence[str]) -> int:
         return 0
     _logger.info("They part at %s.", parting)
     return 1
+
+
+def _unit(text: str) -> str | float | None:
+    """A unit as it is written."""
+    try:
+        return float(text)
+    except ValueError:
+        return text or None

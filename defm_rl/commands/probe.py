@@ -53,6 +53,7 @@ class Settings:
     adapted: Any = None  # a file that `defm-rl adapt` made, or a list: held against the encoders they are made of
     features: Any = "global"  # of the classes: global, a map, or a list
     maps: Any = None  # of the segmentation: a list of maps; all that the encoder has without it
+    bifpn: bool = True  # whether a CNN's maps are those after its BiFPN; an adapted encoder says what it was made for
     sensors: Any = "ideal"  # cameras to test behind: a list of names, or all
     probes: Any = "all"  # or a list of knn, linear, segmentation
     frames: int = 800  # at the most; the built-in scenes are so many
@@ -219,11 +220,12 @@ def _encoders(chosen: Settings) -> Iterator[_Encoded]:
 def _made(name: str, weights: str, chosen: Settings) -> tuple[DepthEncoder, DepthEncoder | None]:
     """An encoder for vectors and, where it has maps and they are asked for, one of the same network for maps."""
     size = tuple(chosen.size) if isinstance(chosen.size, list) else chosen.size
-    encoder = DepthEncoder(name, weights=weights, features=chosen.features, size=size, seed=chosen.seed)
+    kwargs: dict[str, Any] = {"weights": weights, "size": size, "bifpn": chosen.bifpn, "seed": chosen.seed}
+    encoder = DepthEncoder(name, features=chosen.features, **kwargs)
     levels = _listed(chosen.maps) or list(encoder.card.levels)
     if "segmentation" not in chosen.probes or not levels:
         return encoder, None
-    return encoder, DepthEncoder(name, weights=weights, features=levels, size=size, network=encoder.net)
+    return encoder, DepthEncoder(name, features=levels, network=encoder.net, **kwargs)
 
 
 def _functions(vectors: DepthEncoder, cells: DepthEncoder | None, cache: Path | None) -> tuple[Vectors, Cells | None]:

@@ -20,6 +20,7 @@ from defm_rl.commands import experiment_settings as settings
 from defm_rl.commands.settings import log_to_stdout
 from defm_rl.encoders import DepthEncoder
 from defm_rl.experiments.config import USER_ERRORS, ConfigError, compose_config, is_key, known_keys, with_search_path
+from defm_rl.experiments.environments import camera_keys
 from defm_rl.experiments.evaluation import load
 from defm_rl.experiments.frames import task_frames
 from defm_rl.experiments.report.arms import task_name
@@ -142,6 +143,8 @@ def _frames(source: str | None, chosen: Settings, others: Sequence[str]) -> tupl
 
 def _played(chosen: Settings, config: Any, policy: Any = None, encoder: DepthEncoder | None = None) -> list[Frame]:
     """Ideal frames of a task in order of time, some control steps apart; of its first camera."""
+    if not camera_keys(config.encoder):
+        raise ConfigError(f"encoder={config.encoder.kind} sees no depth: there is nothing to look at.")
     by = "random" if policy is None else "policy"
     count = chosen.frames * _STEPS_BETWEEN
     found = task_frames(config, count, policy, encoder, by=by, seed=chosen.seed, num_envs=1)

@@ -13,8 +13,11 @@ from defm_rl.deploy import onnx_files
 from defm_rl.deploy.export import STEPS, TOLERANCE
 from defm_rl.deploy.policies import Exportable, ExportError, Recording
 from defm_rl.deploy.runtime.contract import CONTRACT_KEY, Contract, DepthInput, sealed
+from defm_rl.depth import Unit
+from defm_rl.recordings import load_recording
 
 ACTION = "action"
+_ENVS = 4  # observations at once, where they do not come from a run
 
 Look = Callable[[Mapping[str, NDArray[Any]]], dict[str, NDArray[Any]]]
 """From a batch of observations to what each stage makes of it, by name; the action is the last."""
@@ -181,8 +184,40 @@ def _frames(sides: list[_Side]) -> Recording:
     return [{x.name: _made_up(x, rng) for x in contract.inputs} for _ in range(STEPS)]
 
 
+def recorded_frames(path: str | Path, source: str | Path, *, unit: Unit | None = None) -> Recording:
+    """Recorded depth as a policy's observations; what it takes beside depth is made up, the same at every call.
+
+    Args:
+        path: The policy: a run's folder or an exported file.
+        source: See `defm_rl.recordings.find_parts`. Every camera of the policy is shown the same frames.
+        unit: See `defm_rl.recordings.load_recording`.
+
+    Raises:
+        ExportError: Where the policy sees no depth.
+        RecordingError: Where there is none that can be read.
+    """
+    contract = _side(Path(path)).contract
+    assert contract is not None
+    rng = np.random.default_rng(0)
+    columns: dict[str, NDArray[Any]] = {}
+    for wanted in contract.inputs:
+        if not isinstance(wanted, DepthInput):
+            columns[wanted.name] = np.stack([_made_up(wanted, rng) for _ in range(STEPS)])
+            continue
+        size = (wanted.height, wanted.width)
+        depth = load_recording(source, size, unit=unit, limit=STEPS * _ENVS).frames / wanted.metres_per_count
+        stacked = np.arange(STEPS * _ENVS)[:, None] + np.arange(wanted.frames)
+        images = depth[stacked % len(depth)].astype(np.float32)
+        if wanted.channels_last:
+            images = np.moveaxis(images, 1, -1)
+        columns[wanted.name] = images.reshape(STEPS, _ENVS, *wanted.shape)
+    if not any(isinstance(wanted, DepthInput) for wanted in contract.inputs):
+        raise ExportError(f"{path} sees no depth: recorded depth says nothing about it.")
+    return [{name: steps[index] for name, steps in columns.items()} for index in range(STEPS)]
+
+
 def _made_up(wanted: Any, rng: np.random.Generator) -> NDArray[Any]:
-    shape = (4, *wanted.shape)
+    shape = (_ENVS, *wanted.shape)
     if isinstance(wanted, DepthInput):
         return (rng.uniform(0.3, 6.0, shape) / wanted.metres_per_count).astype(np.float32)
     if wanted.dtype == "int64":

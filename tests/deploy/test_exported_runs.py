@@ -10,7 +10,7 @@ from stable_baselines3 import PPO
 
 from defm_rl import cli
 from defm_rl.commands import train
-from defm_rl.deploy import Policy, compare, export
+from defm_rl.deploy import Policy, compare, comparison, export
 from defm_rl.deploy.driving import success
 from defm_rl.experiments.runs import Run
 
@@ -126,3 +126,17 @@ def test_a_locomotion_student_with_a_memory_walks_as_well_from_its_file(tmp_path
     figures = success(student, exported.path, 200)
     distances = [figures[name]["share_traversed"]["mean"] for name in ("run", "file")]
     assert np.diff(distances) == pytest.approx(0, abs=0.02)
+
+
+@pytest.mark.slow
+def test_a_run_and_its_file_are_the_same_on_recorded_depth(run, file, tmp_path, caplog, capsys):
+    depth = np.random.default_rng(0).uniform(800, 4000, (5, 60, 80)).astype(np.uint16)
+    np.save(tmp_path / "recorded.npy", depth)
+    arguments = ["compare", str(run), str(file), f"recorded={tmp_path / 'recorded.npy'}"]
+    with caplog.at_level(logging.INFO):
+        assert cli.main(arguments) == 0
+    assert "They do the same." in caplog.text
+    frames = comparison.recorded_frames(file, tmp_path / "recorded.npy")
+    assert all(step["depth"].min() >= 0.8 and step["depth"].max() <= 4.0 for step in frames)
+    assert cli.main([*arguments, "recorded_unit=5000"]) == 2
+    assert "1/5000" in capsys.readouterr().err

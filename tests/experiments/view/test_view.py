@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from defm_rl import DepthEncoder
-from defm_rl.commands import view
+from defm_rl.commands import train, view
 from defm_rl.experiments.view import looks
 from defm_rl.experiments.view.looks import AS_RECORDED, look
 
@@ -123,6 +123,25 @@ def test_a_task_is_looked_at_as_it_is_played(tmp_path):
     text = output.read_text()
     assert "step 6" in text
     assert "Navigation-v0" in text
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("untraced")
+def test_a_run_is_looked_at_as_its_policy_plays(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    task = ["experiment=navigation", "env.num_envs=2", "env.depth_size=[24,48]", "evaluation.episodes=2"]
+    algo = ["algo.n_steps=8", "algo.batch_size=16", "algo.n_epochs=1", "algo.total_steps=16", "evaluation.clips=0"]
+    for name, encoder in (
+        ("seeing", ["encoder=regnet_y_400mf", "encoder.weights=random"]),
+        ("blind", ["encoder=blind"]),
+    ):
+        assert train.main([*task, *algo, *encoder, f"hydra.run.dir={name}"]) == 0
+    assert view.main(["seeing", "encoder=none", "frames=2"]) == 0
+    text = (tmp_path / "view.html").read_text()
+    assert "driven by seeing" in text
+    assert '"frames":["step 0","step 3"]' in text
+    assert view.main(["blind", "encoder=none"]) == 2
+    assert "sees no depth" in capsys.readouterr().err
 
 
 @pytest.fixture(scope="module")
