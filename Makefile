@@ -6,9 +6,11 @@ STAMP := $(VENV)/.installed
 ISAACLAB_VENV := .venv-isaaclab
 MJLAB_VENV := .venv-mjlab
 BENCH_VENV := .venv-bench
+EXAMPLES_VENV := .venv-examples
 DOCS_VENV := .venv-docs
 DOCS_STAMP := $(DOCS_VENV)/.installed
 BENCH_STAMP := $(BENCH_VENV)/.installed
+EXAMPLES_STAMP := $(EXAMPLES_VENV)/.installed
 ISAACLAB_STAMP := $(ISAACLAB_VENV)/.installed
 MJLAB_STAMP := $(MJLAB_VENV)/.installed
 
@@ -21,7 +23,7 @@ make_venv = $(1)/bin/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m ven
 PARALLEL := -n auto --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help venv venv-isaaclab venv-mjlab demo test test-slow test-isaaclab test-mjlab check format docs bench clean
+.PHONY: help venv venv-isaaclab venv-mjlab demo test test-slow test-isaaclab test-mjlab test-examples check format docs bench clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -54,6 +56,9 @@ test-isaaclab: $(ISAACLAB_STAMP)  ## run the tests against Isaac Lab (an environ
 test-mjlab: $(MJLAB_STAMP)  ## run the tests against mjlab (an environment of its own, on the CPU)
 	$(MJLAB_VENV)/bin/python -m pytest tests/mjlab
 
+test-examples: $(EXAMPLES_STAMP)  ## run the examples on tasks that others wrote (an environment of its own)
+	$(EXAMPLES_VENV)/bin/python -m pytest tests/examples
+
 # The simulators' pins differ from ours, and from each other's. Their Warp kernels are compiled once and kept in
 # ~/.cache/warp (or WARP_CACHE_PATH).
 $(ISAACLAB_STAMP) $(MJLAB_STAMP): .venv-%/.installed: pyproject.toml tests/%/requirements.txt tests/%/requirements-no-deps.txt
@@ -85,14 +90,17 @@ bench: $(BENCH_STAMP)  ## run the benchmarks against the published package, one 
 	@for file in benchmarks/bench_*.py; do echo "== $$file"; $(BENCH_VENV)/bin/python $$file || exit 1; done
 	$(BENCH_VENV)/bin/python benchmarks/tables.py
 
-# The published package for comparison, on top of the project's environment; torchvision, which it imports, only without
-# the torch that its wheel asks for.
+# The published package for comparison, and the tasks of others: each on top of the project's environment, without what
+# they ask for, such as another torch.
 $(BENCH_STAMP): $(STAMP) benchmarks/requirements.txt
-	@$(call make_venv,$(BENCH_VENV))
+$(EXAMPLES_STAMP): $(STAMP) tests/examples/requirements.txt
+$(BENCH_STAMP) $(EXAMPLES_STAMP): .venv-%/.installed:
+	@$(call make_venv,.venv-$*)
 	@$(BIN)/python -c 'import site; print("import site; site.addsitedir(%r)" % site.getsitepackages()[0])' \
-		> "$$($(BENCH_VENV)/bin/python -c 'import site; print(site.getsitepackages()[0])')/defm_rl_bench.pth"
-	$(BENCH_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r benchmarks/requirements.txt
+		> "$$(.venv-$*/bin/python -c 'import site; print(site.getsitepackages()[0])')/defm_rl.pth"
+	.venv-$*/bin/python -m pip install --quiet --disable-pip-version-check --no-deps \
+		-r $(lastword $(filter %.txt,$^))
 	@touch $@
 
 clean:  ## remove the virtual environment and caches
-	rm -rf $(VENV) $(ISAACLAB_VENV) $(MJLAB_VENV) $(BENCH_VENV) $(DOCS_VENV) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache build dist site *.egg-info
+	rm -rf $(VENV) $(ISAACLAB_VENV) $(MJLAB_VENV) $(BENCH_VENV) $(EXAMPLES_VENV) $(DOCS_VENV) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache build dist site *.egg-info

@@ -2,6 +2,7 @@
 
 import gymnasium as gym
 import numpy as np
+import torch
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
@@ -101,6 +102,76 @@ class Counts(WhichSide):
         return {**super()._observed(), "front": (1000 * self.depth()[..., None]).astype(np.uint16)}
 
 
+class Tensors(VectorEnv):
+    """The same as ManiSkill has it: nested tensors, depth in int16 millimetres, and a world in the middle of it.
+
+    After mani_skill 3.0.1's `ManiSkillVectorEnv`: what `unwrapped` gives is no vector environment, rewards and ends are
+    tensors, last observations are a batch, and infos have no masks for what stands in them.
+    """
+
+    def __init__(self, num_envs, device="cpu", obs_mode="depth"):
+        assert obs_mode == "depth"
+        self.num_envs, self.device = num_envs, torch.device(device)
+        self.worlds = [WhichSide() for _ in range(num_envs)]
+        self.metadata = {"autoreset_mode": AutoresetMode.SAME_STEP, "render_modes": ["rgb_array"]}
+        depth = spaces.Box(-32768, 32767, (HEIGHT, WIDTH, 1), np.int16)
+        self.single_observation_space = spaces.Dict(
+            {
+                "agent": spaces.Dict({"qpos": spaces.Box(-np.inf, np.inf, (2,), np.float32)}),
+                "sensor_param": spaces.Dict(
+                    {"base_camera": spaces.Dict({"extrinsic_cv": spaces.Box(-np.inf, np.inf, (3, 4), np.float32)})}
+                ),
+                "sensor_data": spaces.Dict({"base_camera": spaces.Dict({"depth": depth})}),
+            }
+        )
+        self.single_action_space = ANSWERS
+        self.observation_space = batch_space(self.single_observation_space, num_envs)
+        self.action_space = batch_space(ANSWERS, num_envs)
+
+    @property
+    def unwrapped(self):
+        return self.worlds[0]
+
+    def reset(self, *, seed=None, options=None):
+        chosen = range(self.num_envs) if "env_idx" not in (options or {}) else options["env_idx"].tolist()
+        for i in chosen:
+            self.worlds[i].reset(seed=None if seed is None else seed + i)
+        return self._observed(), {"reconfigure": False}
+
+    def step(self, actions):
+        actions = torch.as_tensor(actions, device=self.device)
+        assert actions.shape == (self.num_envs, 1)
+        results = [world.step(action.numpy()) for world, action in zip(self.worlds, actions.cpu(), strict=True)]
+        _, rewards, terminated, truncated, single_infos = zip(*results, strict=True)
+        terminated, truncated = self._tensor(terminated), self._tensor(truncated)
+        infos = {
+            "elapsed_steps": self._tensor([world.steps for world in self.worlds]),
+            "success": self._tensor([info["is_success"] for info in single_infos]),
+        }
+        observations, ended = self._observed(), terminated | truncated
+        if ended.any():
+            last, final_info = observations, infos
+            observations, infos = self.reset(options={"env_idx": torch.arange(self.num_envs)[ended.cpu()]})
+            infos |= {"final_observation": last, "_final_observation": ended}
+            infos |= {"final_info": final_info, "_final_info": ended, "_elapsed_steps": ended}
+        return observations, self._tensor(rewards), terminated, truncated, infos
+
+    def _observed(self):
+        depth = np.stack([world.depth()[..., None] for world in self.worlds])
+        camera = {"depth": self._tensor((1000 * depth).astype(np.int16))}
+        joints = np.float32([[0.0, world.steps / 10] for world in self.worlds])
+        pose = torch.eye(4, device=self.device)[:3].expand(self.num_envs, 3, 4)
+        return {
+            "agent": {"qpos": self._tensor(joints)},
+            "sensor_param": {"base_camera": {"extrinsic_cv": pose}},
+            "sensor_data": {"base_camera": camera},
+        }
+
+    def _tensor(self, values):
+        return torch.as_tensor(values, device=self.device)
+
+
 gym.register("their/WhichSide-v0", entry_point=WhichSide, max_episode_steps=20)
 gym.register("their/Counts-v0", entry_point=Counts)
 gym.register("their/Batched-v0", vector_entry_point=Batched)
+gym.register("their/Tensors-v0", vector_entry_point=Tensors)

@@ -38,9 +38,7 @@ def _recorded(
 
 def by_name(observations: Any) -> dict[str, NDArray[Any]]:
     """A batch of observations as a dict of arrays, whether it is one or not, and wherever its tensors are."""
-    from torch import Tensor
-
-    from defm_rl.observations import ONLY_KEY
+    from defm_rl.observations import ONLY_KEY, as_array
 
     parts = observations if isinstance(observations, Mapping) else {ONLY_KEY: observations}
-    return {name: part.cpu().numpy() if isinstance(part, Tensor) else part for name, part in parts.items()}
+    return {name: as_array(part) for name, part in parts.items()}

@@ -24,7 +24,7 @@ def test_without_the_simulator_one_line_says_what_to_install(tmp_path, monkeypat
     assert not (tmp_path / "run" / "overrides.txt").exists()  # no run, that could be resumed, is begun
 
 
-@pytest.mark.parametrize("experiment", ["isaaclab_navigation", "mjlab_lift"])
+@pytest.mark.parametrize("experiment", ["isaaclab_navigation", "mjlab_lift", "mjlab_go1", "mjlab_g1"])
 def test_films_are_refused(experiment):
     task = make_task(to_config(compose_config([f"experiment={experiment}", "env.sensor=stereo"])).env)
     assert task.sensor == "stereo"

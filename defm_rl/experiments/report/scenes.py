@@ -175,16 +175,16 @@ def feature_colours(
     The components and their scale are those of the cells of the frames in `fit`: one projection for all pictures.
 
     Args:
-        encoder: Its first map is shown.
+        encoder: Its first map is shown; of a network without maps its vector, as the one cell that it has.
         fit: Batches (N, H, W) of any sizes, metres.
         frames: (H, W) metres, by name.
     """
     encoder = _with_a_map(encoder)
-    level = next(name for name in encoder.features if name != "global")
+    level = next((name for name in encoder.features if name != "global"), None)
 
     def cells(depth: NDArray[np.float32]) -> NDArray[np.float64]:
         with torch.no_grad():
-            found = encoder.maps(depth).maps[level]
+            found = encoder.encode(depth)[..., None, None] if level is None else encoder.maps(depth).maps[level]
         return found.permute(0, 2, 3, 1).cpu().numpy().astype(np.float64)
 
     known = np.concatenate([batch.reshape(-1, batch.shape[-1]) for batch in map(cells, fit)])
@@ -205,8 +205,8 @@ def depth_colours(depth: NDArray[np.float32], far_m: float) -> Picture:
 
 
 def _with_a_map(encoder: DepthEncoder) -> DepthEncoder:
-    """The encoder, or its like with a map where it gives global features only."""
-    if any(name != "global" for name in encoder.features):
+    """The encoder, or its like with a map where it gives global features only and could give one."""
+    if any(name != "global" for name in encoder.features) or not encoder.card.levels:
         return encoder
     level = "P4" if "P4" in encoder.card.levels else encoder.card.levels[0]
     like = DepthEncoder(encoder.encoder_name, weights="random", features=level, bifpn=encoder.bifpn, size=encoder.size)

@@ -29,6 +29,7 @@ from defm_rl.experiments.networks import DepthCnn
 from defm_rl.experiments.progress import Curves, Progress
 from defm_rl.experiments.tasks import make_task
 from defm_rl.experiments.trainers import shared
+from defm_rl.observations import as_array
 from defm_rl.sb3 import DefmExtractor, EncoderAdam, FeatureProjection, GymnasiumVecEnv, VecNormalizeFeatures
 
 ALGORITHMS: dict[str, type[BaseAlgorithm]] = {"ppo": PPO, "sac": SAC}
@@ -109,7 +110,7 @@ class SB3Policy:
 
     def act(self, observations: Observations) -> NDArray[Any]:
         """Deterministic actions."""
-        seen: Any = dict(observations)
+        seen: Any = {key: as_array(part) for key, part in observations.items()}
         if self.statistics is not None:
             seen = self.statistics.normalize_obs(seen)
         return self.model.predict(seen, deterministic=True)[0]

@@ -13,7 +13,8 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from their_tasks import WhichSide
 
-from defm_rl.commands import evaluate, gap, memory, train
+from defm_rl.commands import check_env, evaluate, export, gap, memory, train
+from defm_rl.deploy import Policy
 from defm_rl.depth import DepthFormat, ZBuffer
 from defm_rl.experiments.config import ConfigError, compose_config
 from defm_rl.experiments.episodes import run_episodes
@@ -208,6 +209,29 @@ def test_a_task_of_others_is_trained_resumed_evaluated_and_reported(algo, capsys
     assert set(policy["by_sensor"]) == {"ideal", "stereo"}
     assert policy["task"] == "WhichSide-v0"
     assert report["measure"] == "success"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("algo", ["ppo", "rsl_ppo"])
+def test_a_task_of_tensors_is_trained_and_reported_as_documented(algo, caplog):
+    task = ["env=gymnasium", "env.id=their_tasks:their/Tensors-v0", "env.num_envs=3", "env.kwargs={obs_mode: depth}"]
+    task += ["env.depth_keys=[sensor_data/base_camera/depth]", "env.depth_unit=mm", "env.step_s=0.05"]
+    encoder = ["encoder=custom", "encoder.class_name=own_networks:Vector", "encoder.weights=random"]
+    short = SHORT if algo == "ppo" else [*SHORT[3:], "algo.num_steps_per_env=8"]
+    assert train.main([*task, *encoder, f"algo={algo}", *short]) == 0
+    run = Run(Path("run"))
+    assert run.config().algo.observations == ["agent/qpos"]
+    assert json.loads((run.folder / "metrics.json").read_text())["evaluation"]["success_rate"]["episodes"] == 8
+    options = ["sensors=[ideal,stereo]", "episodes=4", "num_envs=2", "clips=0", "frames=8", "report=report"]
+    assert evaluate.main(["run", *options]) == 0
+    assert json.loads(Path("report/report.json").read_text())["measure"] == "success"
+    assert check_env.main([*task, "encoder=blind", "steps=12", "envs=2"]) == 0
+    assert "ERROR" not in caplog.text
+    if algo == "rsl_ppo":
+        assert export.main(["run"]) == 0
+        file = Policy("run/policy.onnx", clock=None)
+        millimetres = np.full((32, 40), 1500, np.int16)
+        assert file.act(**{"sensor_data/base_camera/depth": millimetres, "agent/qpos": np.zeros(2)}).shape == (1,)
 
 
 def test_without_success_reward_is_the_measure_and_the_report_says_so():
