@@ -10,8 +10,9 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
-SHORT = ["encoder.weights=random", "env.num_envs=2", "env.max_episode_steps=8"]
-SHORT += ["algo.n_steps=8", "algo.batch_size=16", "algo.n_epochs=1", "algo.total_steps=32", "evaluation.episodes=2"]
+SHORT = ["encoder.weights=random", "env.num_envs=2", "env.max_episode_steps=8", "evaluation.episodes=2"]
+SHORT += ["algo.total_steps=32", "algo.batch_size=16"]
+PPO = ["algo.n_steps=8", "algo.n_epochs=1"]
 HEADLESS = {"MUJOCO_GL": "egl", "PYGLET_HEADLESS": "true"}
 
 # What opens a window without a display as the examples' packages do.
@@ -42,16 +43,20 @@ def defm_rl(folder, *arguments, cwd):
 
 
 @pytest.mark.parametrize(
-    ("folder", "experiment"),
-    [("mujoco", "inverted_pendulum"), ("miniworld", "miniworld_hallway"), ("pybullet", "panda_reach")],
+    ("folder", "experiment", "short"),
+    [
+        ("mujoco", "inverted_pendulum", PPO),
+        ("miniworld", "miniworld_hallway", PPO),
+        ("pybullet", "panda_reach", ["algo.learning_starts=8"]),
+    ],
 )
-def test_an_example_is_trained_evaluated_and_reported_by_commands_alone(folder, experiment, tmp_path):
+def test_an_example_is_trained_evaluated_and_reported_by_commands_alone(folder, experiment, short, tmp_path):
     probe = python(folder, "-c", _DRAWS[folder])
     if probe.returncode:
         pytest.skip(f"OpenGL does not draw without a display here: {probe.stderr.strip().splitlines()[-1]}")
     example = ["--config-dir", str(EXAMPLES / folder), f"experiment={experiment}"]
     clips = "evaluation.clips=0"
-    defm_rl(folder, "train", *example, *SHORT, clips, "hydra.run.dir=run", cwd=tmp_path)
+    defm_rl(folder, "train", *example, *SHORT, *short, clips, "hydra.run.dir=run", cwd=tmp_path)
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert metrics["evaluation"]["reward"]["episodes"] == 2
     options = ["sensors=[ideal,stereo]", "episodes=2", "num_envs=2", "frames=8", "clips=0", "report=report"]
