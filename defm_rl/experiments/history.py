@@ -1,6 +1,7 @@
 """history.csv: how a training went, one row after the other, steps always growing."""
 
 import csv
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -14,13 +15,18 @@ def read(path: Path) -> list[dict[str, str]]:
 
 
 def append(path: Path, row: Mapping[str, object]) -> None:
-    """Adds a row; columns that the file does not have are added to it."""
+    """Adds a row, or leaves the file as it was; columns that the file does not have are added to it."""
     columns = _columns(path)
     if not set(row) <= set(columns):
         columns = list(dict.fromkeys([*columns, *row]))
         _write(path, columns, read(path))
-    with path.open("a", newline="") as file:
-        csv.DictWriter(file, columns).writerow(row)
+    size = path.stat().st_size
+    try:
+        with path.open("a", newline="") as file:
+            csv.DictWriter(file, columns).writerow(row)
+    except OSError:
+        os.truncate(path, size)  # without the half of a row that a full disk had room for
+        raise
 
 
 def cut(path: Path, steps: int) -> bool:

@@ -1,5 +1,7 @@
 """What is watched while a policy trains: the bar, the curves, the history, the checkpoints, the clock."""
 
+import contextlib
+import logging
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -12,8 +14,11 @@ from tqdm import tqdm
 
 from defm_rl.experiments import history
 from defm_rl.experiments.episodes import Episode, WatchEpisodes
+from defm_rl.experiments.quiet import log_once
 from defm_rl.experiments.runs import Run
 from defm_rl.experiments.tracking import Tracked
+
+_logger = logging.getLogger(__name__)
 
 COLUMNS = ("steps", "seconds", "success_rate", "episode_reward", "episode_steps")  # and the task's own measures
 MOST_ROWS = 1000  # of a training's history: off-policy algorithms end a rollout at every step
@@ -34,6 +39,7 @@ class Curves:
     """
 
     def __init__(self, folder: Path, tracked: Tracked | None = None, steps: int = 0) -> None:
+        self._folder = folder
         self._writer = SummaryWriter(str(folder), purge_step=steps + 1)
         self._tracked = tracked
 
@@ -44,8 +50,13 @@ class Curves:
 
     def log(self, figures: Mapping[str, float], step: int) -> None:
         """Adds a point to each figure's curve."""
-        for name, value in figures.items():
-            self._writer.add_scalar(name, value, step)
+        try:
+            for name, value in figures.items():
+                self._writer.add_scalar(name, value, step)
+        except OSError as error:  # of the thread that writes, as on a full disk; it has ended
+            log_once(f"TensorBoard's files cannot be written ({error}): training goes on.", logging.WARNING)
+            with contextlib.suppress(OSError):
+                self._writer = SummaryWriter(str(self._folder))
         if self._tracked is not None:
             self._tracked.log(figures, step)
 
@@ -57,7 +68,8 @@ class Curves:
 
     def close(self) -> None:
         """Writes what is left to write."""
-        self._writer.close()
+        with contextlib.suppress(OSError):
+            self._writer.close()
         if self._tracked is not None:
             self._tracked.finish()
 
@@ -95,6 +107,7 @@ class Progress:
         self._history, self._episodes, self._time_limit_s = history_file, episodes, time_limit_s
         self._save, self._save_every, self._next_save = save, save_every, steps + save_every
         self._next_row = 0.0
+        self._unwritten: list[dict[str, object]] = []
         self._started = time.perf_counter()
         self._bar = progress_bar(total=total_steps, initial=steps, unit="step", smoothing=0.1)
 
@@ -126,16 +139,32 @@ class Progress:
             self._write({"steps": steps, "seconds": round(self.seconds, 1)}, figures)
             self.curves.log({f"rollout/{name}": value for name, value in figures.items()}, steps)
         if steps >= self._next_save:
-            self._save()
             self._next_save = steps + self._save_every
+            try:
+                self._save()
+            except OSError as error:  # as on a full disk: there may be room by the next one, or by the end
+                _logger.warning(
+                    "No checkpoint at %d steps (%s): the one before is kept, training goes on.", steps, error
+                )
 
     def close(self) -> None:
         """Ends the bar; after an interruption as well."""
         self._bar.close()
+        self._write_history()
 
     def _write(self, when: Mapping[str, float], figures: Mapping[str, float]) -> None:
         row = {**when, **{name: f"{value:.4g}" for name, value in figures.items()}}
-        history.append(self._history, {**dict.fromkeys(COLUMNS, ""), **row})
+        self._unwritten.append({**dict.fromkeys(COLUMNS, ""), **row})
+        self._write_history()
+
+    def _write_history(self) -> None:
+        """Writes the rows that are not yet written; on a full disk they wait."""
+        try:
+            while self._unwritten:
+                history.append(self._history, self._unwritten[0])
+                self._unwritten.pop(0)
+        except OSError as error:
+            log_once(f"{self._history} cannot be written ({error}): its rows wait.", logging.WARNING)
 
 
 def _averages(episodes: Sequence[Episode]) -> dict[str, float]:

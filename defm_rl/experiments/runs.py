@@ -5,7 +5,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -194,14 +194,22 @@ def runs_below(folder: Path) -> list[Run]:
     return [run for path in inner for run in runs_below(path)]
 
 
-def to_config(composed: Any) -> Config:
+def to_config(composed: Any, made: Mapping[str, Any] | None = None) -> Config:
     """The dataclasses that a composed configuration stands for, with Hydra's own part or without.
+
+    Args:
+        composed: The configuration.
+        made: Parts of it that are made already.
 
     Raises:
         ConfigError: Where a value is missing.
     """
     try:
-        parts: dict[str, Any] = {entry.name: composed[entry.name] for entry in dataclasses.fields(Config)}
+        made = made or {}
+        parts: dict[str, Any] = {
+            entry.name: made[entry.name] if entry.name in made else composed[entry.name]
+            for entry in dataclasses.fields(Config)
+        }
         objects: dict[str, Any] = {
             name: OmegaConf.to_object(x) if OmegaConf.is_config(x) else x for name, x in parts.items()
         }

@@ -11,7 +11,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from defm_rl.experiments.config import Config
+from defm_rl.experiments.config import GROUPS, Config
 from defm_rl.experiments.identity import run_digest, run_name
 from defm_rl.experiments.overrides import compose_many
 from defm_rl.experiments.runs import Run, to_config
@@ -69,8 +69,9 @@ def plan(jobs: Iterable[Sequence[str]], compose: Callable[[list[str]], DictConfi
         jobs: The overrides of each.
         compose: Makes of overrides a configuration with Hydra's own part.
     """
+    parts: dict[tuple[str, ...], Any] = {}
     for overrides, composed in compose_many(jobs, compose):
-        config = to_config(composed)
+        config = _config(overrides, composed, parts)
         digest = run_digest(config)
         sweep = composed.hydra.sweep
         ours = OmegaConf.to_container(sweep, resolve=False)["subdir"] == _SUBDIR  # type: ignore[call-overload,index]
@@ -80,6 +81,21 @@ def plan(jobs: Iterable[Sequence[str]], compose: Callable[[list[str]], DictConfi
             _logger.warning("%s has gone on with other settings since (resume=): it is left as it is.", folder)
             status = dataclasses.replace(status, state=State.FINISHED)
         yield Job(list(overrides), config, digest, Run(folder), status)
+
+
+def _config(overrides: Sequence[str], composed: DictConfig, parts: dict[tuple[str, ...], Any]) -> Config:
+    """As `to_config`, but a group that an earlier run of the sweep had is the one that was made for it."""
+    keys = {text: text.lstrip("+~").partition("=")[0] for text in overrides}
+    options = [text for text, key in keys.items() if "." not in key and key != "seed"]
+    known = {}
+    for group in GROUPS:
+        key = (group, *options, *(text for text in overrides if keys[text].startswith(f"{group}.")))
+        if key not in parts:
+            node = composed[group]
+            parts[key] = None if "${" in OmegaConf.to_yaml(node) else OmegaConf.to_object(node)
+        if parts[key] is not None:
+            known[group] = parts[key]
+    return to_config(composed, known)
 
 
 def to_do(jobs: Sequence[Job]) -> list[Job]:

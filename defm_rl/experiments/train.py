@@ -176,7 +176,7 @@ def _learn(
     with interruption, contextlib.closing(progress):
         try:
             trainer.learn(config.algo.total_steps, progress)
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, SystemExit):  # the latter is submitit's, where Slurm says that time is nearly up
             _logger.info("\nInterrupted: saving a checkpoint.")
             save(ended=True)
             raise

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from defm_rl.experiments import history
 from defm_rl.experiments.interruption import Interruption
 from defm_rl.experiments.runs import Run
+from defm_rl.experiments.status import State, read_status
 
 # A training whose checkpoints take a while, and say when they are being written.
 SLOW = """
@@ -89,3 +91,39 @@ def test_signals_that_are_ignored_stay_ignored():
         assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+# A training during a part of which no file can grow, as on a full disk.
+FULL = """
+import resource, sys
+from defm_rl.commands import train
+from defm_rl.experiments.progress import Progress
+on_rollout = Progress.on_rollout
+def watched(progress, steps):
+    unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+    resource.setrlimit(resource.RLIMIT_FSIZE, (64 if 128 <= steps < 320 else unlimited, unlimited))
+    on_rollout(progress, steps)
+Progress.on_rollout = watched
+sys.exit(train.main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.slow
+def test_a_disk_that_is_full_for_a_while_ends_no_run(tmp_path):
+    overrides = [*TINY, "algo.total_steps=512", "checkpoint_every=64", "hydra.run.dir=run", "evaluation.clips=0"]
+    process = subprocess.run(
+        [sys.executable, "-c", FULL, *overrides, "evaluation.episodes=2"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=400,
+        check=False,
+    )
+    assert process.returncode == 0, process.stderr
+    assert "No checkpoint at 128 steps" in process.stdout
+    assert "history.csv cannot be written" in process.stdout
+    run = Run(tmp_path / "run")
+    assert [int(row["steps"]) for row in history.read(run.folder / "history.csv")] == list(range(64, 513, 64))
+    assert run.state()["steps"] == 512
+    assert read_status(run.folder).state is State.FINISHED
+    assert not list(run.folder.glob("checkpoint.new"))
