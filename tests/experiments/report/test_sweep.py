@@ -101,6 +101,7 @@ def test_a_sweep_without_a_finished_run_has_a_page_too(tmp_path):
     assert "Random weights." in text
 
 
+@pytest.mark.slow
 def test_another_measure_is_taken_and_one_that_is_not_there_named(sweep, tmp_path, capsys):
     assert report.main([str(sweep), "measure=reward", f"report={tmp_path}"]) == 0
     sections = json.loads((tmp_path / "report.json").read_text())["sections"]
