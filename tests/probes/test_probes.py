@@ -60,6 +60,7 @@ def test_labels_that_do_not_fit_are_refused():
         probes.fit_segmentation(Maps(torch.zeros(1, 2, 1, 1).half(), (1, 1)), torch.full((1, 8, 8), 3), 3)
 
 
+@pytest.mark.slow
 def test_pixels_are_found_where_maps_tell_them_padding_or_not():
     """The map's cells say their class; its last column and row are of padding, and say a wrong one."""
     draw = torch.Generator().manual_seed(0)
@@ -156,6 +157,7 @@ def test_features_are_encoded_once_and_kept_by_all_that_they_depend_on(tmp_path,
     assert len(others) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("untraced")
 def test_frames_of_several_sizes_keep_their_order():
     frames = [np.full((32, 32 + 32 * (index % 2)), 1.0 + index, np.float32) for index in range(4)]

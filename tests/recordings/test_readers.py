@@ -96,7 +96,7 @@ def compressed_depth(frame):
     ],
 )
 @pytest.mark.parametrize("ros", [1, 2])
-@pytest.mark.sweep(3)
+@pytest.mark.sweep(5)
 def test_ros_bags(tmp_path, frames, encoding, settings, ros):
     path = tmp_path / ("a.bag" if ros == 1 else "a")
     colour = images([np.zeros((4, 24), np.uint8)], "rgb8")
@@ -130,6 +130,7 @@ def test_rvl_compression_is_refused_with_what_to_do(tmp_path):
 
 
 @pytest.mark.parametrize("ros", [1, 2])
+@pytest.mark.sweep(2)
 def test_realsense_bags_say_what_a_count_is(tmp_path, ros):
     """The topics are those of RealSense's recorders: SDK 2.56 wrote ROS 1, SDK 2.59 writes ROS 2 with strings."""
     sensor = "/device_0/sensor_0"
@@ -171,6 +172,7 @@ def lerobot(folder, feature, rows=None, name="observation.images.depth"):
         (MM, "PNG", {"video.is_depth_map": True}),
     ],
 )
+@pytest.mark.sweep(3)
 def test_lerobot_images(tmp_path, frames, form, info):
     feature = {"dtype": "image", "shape": [4, 8, 1], "info": info}
     check(lerobot(tmp_path / "set", feature, [{"bytes": png(frame, form), "path": None} for frame in frames]))
@@ -197,7 +199,7 @@ def write_video(path, codes, pix_fmt="gray12le"):
 
 @pytest.mark.parametrize("version", ["v2.1", "v3.0"])
 @pytest.mark.parametrize("use_log", [True, False])
-@pytest.mark.sweep(3)
+@pytest.mark.sweep(5)
 def test_lerobot_video_of_quantized_depth(tmp_path, version, use_log):
     """Depth of several metres in steps of 12 bits, as LeRobot writes it; its holes come out as holes."""
     low, high, shift = 0.05, 6.0, 2.0
