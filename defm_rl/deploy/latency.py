@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -52,15 +53,15 @@ def measure(
         FileNotFoundError: Where there is neither a file nor an encoder of that name.
     """
     every = threads or len(os.sched_getaffinity(0))
-    subjects = _subjects(str(path_or_name), size)
-    return [
-        _in_a_process(name, subject, count, seconds)
-        for name, subject in subjects.items()
-        for count in dict.fromkeys((1, every))
-    ]
+    with tempfile.TemporaryDirectory(prefix="defm_rl-") as folder:
+        return [
+            _in_a_process(name, subject, count, seconds)
+            for name, subject in _subjects(str(path_or_name), size, folder).items()
+            for count in dict.fromkeys((1, every))
+        ]
 
 
-def _subjects(given: str, size: tuple[int, int]) -> dict[str, dict[str, Any]]:
+def _subjects(given: str, size: tuple[int, int], folder: str) -> dict[str, dict[str, Any]]:
     if Path(given).is_file():
         return {"ONNX Runtime": {"kind": "file", "path": given}}
     from defm_rl.encoders import find_card
@@ -69,11 +70,14 @@ def _subjects(given: str, size: tuple[int, int]) -> dict[str, dict[str, Any]]:
         name = find_card(given).name
     except ValueError as error:
         raise FileNotFoundError(f"{given!r} is neither an exported file nor an encoder: {error}") from error
+    from defm_rl.deploy.export import export_encoder
+
+    exported = export_encoder(name, Path(folder) / "encoder.onnx", weights="random", image_size=size)
     common = {"encoder": name, "size": list(size)}
     return {
         "eager": {"kind": "eager", **common},
         "encode": {"kind": "encode", **common},
-        "ONNX Runtime": {"kind": "exported", **common},
+        "ONNX Runtime": {"kind": "file", "path": str(exported.path)},
     }
 
 
@@ -118,23 +122,7 @@ def _peak_memory_mb() -> float:
 def _measured_here(request: Mapping[str, Any], started: float) -> dict[str, float]:
     if request["kind"] == "file":
         return _timed(_file_step(Path(request["path"]), request["threads"]), request["seconds"], started)
-    if request["kind"] == "exported":
-        path = exported_encoder(request["encoder"], tuple(request["size"]))
-        started = time.perf_counter()
-        return _timed(_file_step(path, request["threads"]), request["seconds"], started)
     return _timed(_torch_step(request), request["seconds"], started)
-
-
-def exported_encoder(name: str, size: tuple[int, int]) -> Path:
-    """An encoder with random weights as ONNX, made where it is not there yet, among the user's temporary files."""
-    import tempfile
-
-    from defm_rl.deploy.export import export_encoder
-
-    path = Path(tempfile.gettempdir()) / f"defm_rl-{os.getuid()}" / f"{name}-{size[0]}x{size[1]}.onnx"
-    if not path.exists():
-        export_encoder(name, path, weights="random", image_size=size)
-    return path
 
 
 def _file_step(path: Path, threads: int) -> Callable[[], Any]:

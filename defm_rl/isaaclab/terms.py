@@ -25,7 +25,11 @@ class DefmFeatures(FeaturesTerm, ManagerTermBase):
 
     def __init__(self, cfg: ObservationTermCfg, env: Any) -> None:
         ManagerTermBase.__init__(self, cfg, env)
-        FeaturesTerm.__init__(self, cfg.params, env, _where(cfg, env))
+        self._place = _where(cfg, env)
+        FeaturesTerm.__init__(self, cfg.params, env, self._place)
+
+    def _shown(self, env: Any, observation: Tensor) -> Tensor:
+        return _as_leapp_input(self._place, env, observation)
 
 
 class DefmDepth(DepthTerm, ManagerTermBase):
@@ -35,7 +39,11 @@ class DefmDepth(DepthTerm, ManagerTermBase):
 
     def __init__(self, cfg: ObservationTermCfg, env: Any) -> None:
         ManagerTermBase.__init__(self, cfg, env)
-        DepthTerm.__init__(self, cfg.params, env, _where(cfg, env))
+        self._place = _where(cfg, env)
+        DepthTerm.__init__(self, cfg.params, env, self._place)
+
+    def _shown(self, env: Any, observation: Tensor) -> Tensor:
+        return _as_leapp_input(self._place, env, observation)
 
 
 _configs: TermConfigs[ObservationTermCfg] = TermConfigs(DefmFeatures, DefmDepth, ObservationTermCfg)
@@ -133,11 +141,38 @@ def encode_depth(env: Any, sensor: str = "camera", encoder: str = "defm_resnet18
     return shared.delays[key](features, step)
 
 
+def _as_leapp_input(place: str, env: Any, observation: Tensor) -> Tensor:
+    """The observation, as an input of the policy where Isaac Lab exports it with LEAPP.
+
+    LEAPP follows what a term reads through the environment that it is given. Ours share cameras and encodings, and what
+    comes of them would be numbers of the graph: those of the first frame, whatever the camera sees.
+    """
+    if type(env).__module__ != "isaaclab.utils.leapp.proxy":
+        return observation
+    from leapp import annotate
+    from leapp.utils.tensor_description import TensorSemantics
+
+    name = place.removeprefix("observations.").removesuffix(".params").replace(".", "_")
+    semantics = TensorSemantics(name=name, ref=observation, kind=None, element_names=None)
+    traced: Tensor = annotate.input_tensors(str(env.spec.id), semantics)
+    return traced
+
+
 def _where(cfg: ObservationTermCfg, env: Any) -> str:
-    """The configuration key of a term's parameters."""
+    """The configuration key of a term's parameters.
+
+    Isaac Lab's managers copy their configuration: of terms that are equal, the first is the first that is asked for.
+    """
     groups = getattr(getattr(env, "cfg", None), "observations", None)
-    for group_name, group in (vars(groups) if groups is not None else {}).items():
-        for term_name, term in getattr(group, "__dict__", {}).items():
-            if term is cfg:
-                return f"observations.{group_name}.{term_name}.params"
-    return "params"
+    equal = [
+        f"observations.{group_name}.{term_name}.params"
+        for group_name, group in (vars(groups) if groups is not None else {}).items()
+        for term_name, term in getattr(group, "__dict__", {}).items()
+        if isinstance(term, ObservationTermCfg) and (term.func, term.params) == (cfg.func, cfg.params)
+    ]
+    if not equal:
+        return "params"
+    places = SharedDepth.of(env).places
+    place = next((place for place in equal if place not in places), equal[0])
+    places.add(place)
+    return place

@@ -156,6 +156,7 @@ class SharedDepth:
     Attributes:
         encoded: Every camera with features, by its settings.
         delays: Those of features that are asked for without a term.
+        places: The configuration keys of terms, as they have been found.
         episodes: Gives the numbers of the episodes under way, which simulated sensors follow, see `SensedCamera`. It
             must not hold the environment.
     """
@@ -163,6 +164,7 @@ class SharedDepth:
     def __init__(self) -> None:
         self.encoded: dict[tuple[CameraSettings, EncoderSettings], EncodedCamera] = {}
         self.delays: dict[Any, Delay] = {}
+        self.places: set[str] = set()
         self.episodes: Callable[[], Tensor] | None = None
         self._cameras: dict[CameraSettings, SensedCamera] = {}
         self._networks: dict[str, tuple[str, ...]] = {}

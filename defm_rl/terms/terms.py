@@ -18,7 +18,13 @@ TermCfg = TypeVar("TermCfg")
 _CAMERA_FIELDS = tuple(field.name for field in dataclasses.fields(CameraSettings))
 
 
-class FeaturesTerm:
+class _Term:
+    def _shown(self, env: Any, observation: Tensor) -> Tensor:
+        """What the manager gets: for simulators that record where their policies' inputs come from."""
+        return observation
+
+
+class FeaturesTerm(_Term):
     """Observation term: DeFM features of a depth camera, (N, feature_dim) float32.
 
     The encoder is frozen. Terms that name the same weights share one network, and terms that ask for the same features
@@ -107,10 +113,10 @@ class FeaturesTerm:
             (N, feature_dim) float32.
         """
         step = step_of(env)
-        return self._delay(self.encoded.features(step), step)
+        return self._shown(env, self._delay(self.encoded.features(step), step))
 
 
-class DepthTerm:
+class DepthTerm(_Term):
     """Observation term: a depth camera's images, for a network of one's own or for a policy that encodes.
 
     (N, 3, H, W) float32, the three standardised channels that DeFM's networks take; with `normalize=False`
@@ -187,8 +193,8 @@ class DepthTerm:
         step = step_of(env)
         depth = self._delay(self.camera.read(step), step)
         if self._normalize:
-            return normalize_channels(depth, self._size, self._pad_to)
-        return depth[:, None] if self._channel_axis else depth
+            return self._shown(env, normalize_channels(depth, self._size, self._pad_to))
+        return self._shown(env, depth[:, None] if self._channel_axis else depth)
 
 
 class TermConfigs(Generic[TermCfg]):

@@ -65,7 +65,7 @@ def state(env: Any) -> Tensor:
     away_x, away_y = (layouts_of(env).goal - torch.stack([x, y], 1)).unbind(1)
     bearing, cos, sin = torch.atan2(away_y, away_x) - yaw, yaw.cos(), yaw.sin()
     columns = [
-        torch.hypot(away_x, away_y) / 5,
+        (away_x.square() + away_y.square()).sqrt() / 5,  # ONNX has no hypot
         bearing.cos(),
         bearing.sin(),
         speed_x * cos + speed_y * sin,
