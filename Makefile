@@ -9,6 +9,8 @@ BENCH_VENV := .venv-bench
 EXAMPLES_VENV := .venv-examples
 DOCS_VENV := .venv-docs
 DOCS_STAMP := $(DOCS_VENV)/.installed
+DIST_VENV := .venv-dist
+OLDEST_VENV := .venv-oldest
 BENCH_STAMP := $(BENCH_VENV)/.installed
 EXAMPLES_STAMP := $(EXAMPLES_VENV)/.installed
 ISAACLAB_STAMP := $(ISAACLAB_VENV)/.installed
@@ -23,7 +25,7 @@ make_venv = $(1)/bin/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m ven
 PARALLEL := -n auto --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help venv venv-isaaclab venv-mjlab demo test test-slow test-isaaclab test-mjlab test-examples check format docs bench clean
+.PHONY: help venv venv-isaaclab venv-mjlab demo test test-slow test-isaaclab test-mjlab test-examples check format docs dist test-oldest bench clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -86,6 +88,30 @@ $(DOCS_STAMP): docs/requirements.txt
 	$(DOCS_VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r docs/requirements.txt
 	@touch $@
 
+dist:  ## build wheel and sdist, check them, and run the quick start for a few steps from the wheel in a clean environment
+	rm -rf dist build $(DIST_VENV)
+	@$(call make_venv,$(DIST_VENV))
+	$(DIST_VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r packaging/requirements.txt
+	$(DIST_VENV)/bin/python -m build --outdir dist .
+	$(DIST_VENV)/bin/python -m twine check --strict dist/*
+	rm -rf $(DIST_VENV)
+	@$(call make_venv,$(DIST_VENV))
+	$(DIST_VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch "$$(echo dist/*.whl)[experiments]"
+	$(call a_few_steps,$(DIST_VENV))
+
+# The quick start, but shorter, away from the checkout, so that nothing but what is installed can be found.
+a_few_steps = cd "$$(mktemp -d)" && $(abspath $(1))/bin/defm-rl train experiment=quickstart encoder.weights=random \
+	env.num_envs=4 algo.n_steps=32 algo.total_steps=128 evaluation.episodes=4 evaluation.clips=0
+
+# The constraints, but for what packaging/oldest.txt names.
+test-oldest:  ## run the tests of gymnasium and Stable-Baselines3 with the oldest versions that are supported
+	@$(call make_venv,$(OLDEST_VENV))
+	grep -viE "^($$(sed 's/==.*//' packaging/oldest.txt | tr '_\n' '.|')none)==" constraints.txt | cat - packaging/oldest.txt > $(OLDEST_VENV)/constraints.txt
+	$(OLDEST_VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c $(OLDEST_VENV)/constraints.txt \
+		torch -e '.[experiments]' pytest
+	$(OLDEST_VENV)/bin/python -m pytest -q tests/sb3 tests/test_gymnasium.py tests/test_observations.py
+	$(call a_few_steps,$(OLDEST_VENV))
+
 bench: $(BENCH_STAMP)  ## run the benchmarks against the published package, one after the other
 	@for file in benchmarks/bench_*.py; do echo "== $$file"; $(BENCH_VENV)/bin/python $$file || exit 1; done
 	$(BENCH_VENV)/bin/python benchmarks/tables.py
@@ -103,4 +129,4 @@ $(BENCH_STAMP) $(EXAMPLES_STAMP): .venv-%/.installed:
 	@touch $@
 
 clean:  ## remove the virtual environment and caches
-	rm -rf $(VENV) $(ISAACLAB_VENV) $(MJLAB_VENV) $(BENCH_VENV) $(EXAMPLES_VENV) $(DOCS_VENV) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache build dist site *.egg-info
+	rm -rf $(VENV) $(ISAACLAB_VENV) $(MJLAB_VENV) $(BENCH_VENV) $(EXAMPLES_VENV) $(DOCS_VENV) $(DIST_VENV) $(OLDEST_VENV) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache build dist site *.egg-info

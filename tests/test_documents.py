@@ -31,6 +31,7 @@ import defm_rl.envs
 from defm_rl import DepthEncoder, cli
 from defm_rl.commands import experiment_settings
 from defm_rl.commands import settings as plain_settings
+from defm_rl.commands.train import with_zip
 from defm_rl.encoders import Encoder, EncoderOutput, registry
 from defm_rl.experiments.config import with_search_path
 from defm_rl.experiments.overrides import check_overrides
@@ -291,16 +292,17 @@ def _accepted(command, *arguments):
         if getattr(chosen, "sensors", None) is not None:
             experiment_settings.sensor_names(chosen.sensors)
     if command in _EXPERIMENTS:
-        experiment = [word for word in with_search_path(others) if "=" in word]
+        given, zipped = with_zip(with_search_path(others))
+        experiment = [word for word in given if "=" in word]
         if experiment:
-            _composed(tuple(experiment))
+            _composed(tuple(experiment), tuple(map(tuple, zipped)))
     else:
         assert not [word for word in others if "=" in word or word.startswith("-")]
 
 
 @functools.cache
-def _composed(overrides):
-    check_overrides(list(overrides))
+def _composed(overrides, zipped):
+    check_overrides(list(overrides), zipped)
 
 
 def _extras():
