@@ -207,9 +207,8 @@ class DepthIntake:
             )
         if frames.dtype.kind in "iu" and not self._takes_counts:
             raise ValueError(
-                f"{name}: got {frames.dtype} counts where {'a z-buffer is' if self._is_z_buffer else 'metres are'} "
-                "expected. If they are millimetres, make the policy with "
-                "Policy(path, depth_unit='mm'); else pass metres per count, such as depth_unit=0.00025."
+                f"{name}: got {frames.dtype} counts where metres are expected. If they are millimetres, make the "
+                "policy with Policy(path, depth_unit='mm'); else pass metres per count, such as depth_unit=0.00025."
             )
         return frames
 
