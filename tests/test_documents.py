@@ -40,7 +40,7 @@ from defm_rl.rsl_rl import RslRlVecEnv
 from defm_rl.sb3 import DefmExtractor, FeatureProjection, VecEncodeDepth
 
 # Why blocks are not run: nothing else keeps one from it.
-NOT_RUN = {"Isaac Lab has": 6, "mjlab has": 1, "skrl is in": 1, "ManiSkill draws": 1}
+NOT_RUN = {"Isaac Lab has": 6, "mjlab has": 1, "skrl is in": 1, "ManiSkill draws": 1, "it takes a run": 1}
 SHORT = {"STEPS": 16, "NUM_ENVS": 2, "EPISODES": 2, "BUFFER_SIZE": 100, "LEARNING_STARTS": 8}
 SETTINGS_OF_PPO = {"n_steps=128": "n_steps=8", "batch_size=512": "batch_size=16"}
 SMALLER = {
