@@ -79,8 +79,8 @@ def test_its_card_is_filled_in_from_its_files(run, hub):
 def test_every_kind_of_policy_survives_the_way(algo, trained, hub, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     settings = {
-        "ppo": ["algo.n_steps=16"],
-        "sac": ["algo.learning_starts=32", "algo.buffer_size=128"],
+        "ppo": ["algo.n_steps=16", "algo.batch_size=16", "algo.n_epochs=1"],
+        "sac": ["algo.learning_starts=48", "algo.buffer_size=128", "algo.batch_size=16", "algo.gradient_steps=1"],
         "rsl_ppo": ["algo.num_steps_per_env=16"],
     }
     task = ["experiment=navigation", "env.num_envs=4", "env.depth_size=[48,96]", "evaluation.episodes=4"]
