@@ -113,7 +113,14 @@ class Observed:
                     else torch.as_tensor(one_hot, device=batch.device)[batch - int(space.start)]
                 )
             batch = batch.reshape(len(batch), -1)
-            return batch.astype(np.float32) if is_array else batch.float()
+            if not is_array:
+                return batch.float()  # to look at its values would wait for the device
+            if np.isnan(batch).any():
+                raise ConfigError(
+                    f"The environment gives NaN in {key!r}, which spreads through every network: mend it there, or "
+                    "leave it out of algo.observations. `defm-rl check-env` says what else is wrong."
+                )
+            return batch.astype(np.float32)
         layout = self.layouts[key]
         tensor = as_tensor(batch)
         images = layout.images(tensor)

@@ -293,6 +293,16 @@ def test_what_does_not_fit_is_said(overrides, said, capsys):
     assert said in capsys.readouterr().err
 
 
+def test_a_vector_with_nan_ends_with_what_to_do(capsys):
+    class WithNan(WhichSide):
+        def _observed(self):
+            return {**super()._observed(), "joints": np.full(2, np.nan, np.float32)}
+
+    gym.register("their/WithNan-v0", entry_point=WithNan, disable_env_checker=True)
+    assert train.main([*THEIRS, "env.id=their/WithNan-v0", "encoder=blind", *SHORT]) == 2
+    assert "NaN in 'joints'" in capsys.readouterr().err
+
+
 def test_what_cannot_be_filmed_says_so():
     with pytest.raises(ConfigError, match="cannot be filmed"):
         task_of(*Z_BUFFER).require(Ability.FILMS)
