@@ -25,7 +25,7 @@ SHORT = [
     "env.depth_size=[24,48]",
     "evaluation.episodes=8",
     "algo.n_steps=32",
-    "algo.total_steps=8192",
+    "algo.total_steps=4096",
 ]
 ENCODERS, GAMMAS, SEEDS = ("resnet18", "regnet_y_400mf", "cnn", "blind"), 5, 50
 

@@ -30,7 +30,7 @@ from defm_rl.experiments.evaluation import describe
 from defm_rl.experiments.identity import run_digest
 from defm_rl.experiments.interruption import INTERRUPTED, stop_on_sigterm
 from defm_rl.experiments.overrides import check_overrides
-from defm_rl.experiments.places import places, take_place
+from defm_rl.experiments.places import own_place, places
 from defm_rl.experiments.runs import Run, check_same_policy, to_config
 from defm_rl.experiments.status import State, read_status
 from defm_rl.experiments.sweeps import figure
@@ -81,13 +81,13 @@ def _one_of_many(config: Config, run: Run, overrides: Sequence[str]) -> float:
     if status and status.state is State.FINISHED and status.digest == digest:
         return figure(run)
     job = HydraConfig.get()
-    take_place(places(job.launcher), Path(str(job.sweep.dir)))
     if run.has_checkpoint:
         _logger.info("It goes on from %d steps.", run.state()["steps"])
         encoder = dataclasses.replace(config.encoder, weights=run.state()["encoder"]["weights"])
         config, overrides = dataclasses.replace(config, encoder=encoder, resume=str(run.folder)), []
     try:
-        _tell(run, train(config, run, overrides))
+        with own_place(places(job.launcher), Path(str(job.sweep.dir))):
+            _tell(run, train(config, run, overrides))
     except USER_ERRORS:
         raise
     except Exception:

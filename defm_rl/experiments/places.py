@@ -1,5 +1,6 @@
 """Runs side by side on one machine: each has cores, and a GPU, of its own."""
 
+import contextlib
 import fcntl
 import hashlib
 import itertools
@@ -7,15 +8,17 @@ import logging
 import os
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 
 _logger = logging.getLogger(__name__)
 
-_held: list[Any] = []  # the open file of the place that this process has, until it ends
+_every: list[int] = []  # the cores that this process had before it took its first place
+_gpus: list[str | None] = []  # and the GPUs
+_last: list[int] = []  # the place that it had last, whose GPU it may still use
 
 
 def cores() -> list[int]:
@@ -39,39 +42,46 @@ def places(launcher: Any) -> int:
     return 1
 
 
-def take_place(count: int, sweep: Path) -> None:
-    """Gives this process, until it ends, its share of the machine's cores, as many threads, and one GPU.
+@contextlib.contextmanager
+def own_place(count: int, sweep: Path) -> Iterator[None]:
+    """Gives this process its share of the machine's cores, as many threads, and one GPU, for the run inside.
 
     Args:
         count: Runs side by side. Where all their places are taken, by those of a driver that was killed or by more
             processes than there are places, it waits for one.
         sweep: The folder of the sweep whose runs share the machine.
     """
-    if count < 2 or _held:
+    if count < 2:
+        yield
         return
     key = hashlib.sha256(str(sweep.resolve()).encode()).hexdigest()[:16]
     folder = Path(tempfile.gettempdir()) / f"defm-rl-{os.getuid()}" / f"{key}-{count}"
     folder.mkdir(parents=True, exist_ok=True)
-    for attempt, place in enumerate(itertools.cycle(range(count))):
-        if _taken(folder / str(place)):
-            break
+    _every[:] = _every or cores()
+    order = [*_last, *(place for place in range(count) if place not in _last)]
+    for attempt, place in enumerate(itertools.cycle(order)):
+        lock = _locked(folder / str(place))
+        if lock is not None:
+            with lock:
+                _last[:] = [place]
+                _settle(_share(_every, place, count), place)
+                yield
+            return
         if attempt == count:
             _logger.info("All %d places on this machine are taken: this run waits for one.", count)
-        if place == count - 1:
+        if attempt % count == count - 1:
             time.sleep(0.5)
-    _settle(_share(cores(), place, count), place)
 
 
-def _taken(file: Path) -> bool:
-    """Whether this process has locked a file; the lock ends with it, however it ends."""
+def _locked(file: Path) -> IO[str] | None:
+    """The file, locked for as long as it is open, at most until the process ends; None where it is taken."""
     opened = file.open("w")
     try:
         fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         opened.close()
-        return False
-    _held.append(opened)
-    return True
+        return None
+    return opened
 
 
 def _share(every: Sequence[int], place: int, count: int) -> list[int]:
@@ -87,7 +97,8 @@ def _settle(share: Sequence[int], place: int) -> None:
             os.sched_setaffinity(int(thread.name), share)
     torch.set_num_threads(len(share))
     os.environ["OMP_NUM_THREADS"] = str(len(share))  # for processes that this one starts
-    given = os.environ.get("CUDA_VISIBLE_DEVICES")
+    given = _gpus[0] if _gpus else os.environ.get("CUDA_VISIBLE_DEVICES")
+    _gpus[:] = [given]
     gpus = given.split(",") if given else [str(number) for number in range(torch.cuda.device_count())]
     if gpus:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpus[place % len(gpus)]

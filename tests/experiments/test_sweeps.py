@@ -106,12 +106,17 @@ def test_places_divide_the_cores():
 
 
 PLACED = """
-import os, sys, time, torch
+import logging, os, sys, time, torch
 from pathlib import Path
-from defm_rl.experiments.places import take_place
-take_place(2, Path(sys.argv[1]))
-print(sorted(os.sched_getaffinity(0)), torch.get_num_threads(), os.environ.get("CUDA_VISIBLE_DEVICES"), flush=True)
-time.sleep(60)
+logging.basicConfig(level=logging.INFO, stream=sys.stdout)
+from defm_rl.experiments.places import own_place
+for _ in range(2):  # a worker's runs one after the other
+    with own_place(2, Path(sys.argv[1])):
+        mine = sorted(os.sched_getaffinity(0)), torch.get_num_threads(), os.environ.get("CUDA_VISIBLE_DEVICES")
+        time.sleep(0.1)
+with own_place(2, Path(sys.argv[1])):
+    print(*mine, flush=True)
+    time.sleep(60)
 """
 
 
@@ -128,10 +133,7 @@ def test_two_runs_have_cores_and_a_gpu_each_and_the_third_waits_for_a_place(tmp_
             f"{share} {len(share)} {gpu}" for share, gpu in ((cores()[:half], 5), (cores()[half:], 7))
         )
         workers.append(subprocess.Popen(command, env=settings, stdout=subprocess.PIPE, text=True))
-        os.set_blocking(workers[2].stdout.fileno(), False)
-        time.sleep(1)
-        assert not workers[2].stdout.read()
-        os.set_blocking(workers[2].stdout.fileno(), True)
+        assert "All 2 places on this machine are taken" in workers[2].stdout.readline()
         workers[0].send_signal(signal.SIGKILL)
         assert workers[2].stdout.readline().strip() in said
     finally:
@@ -223,7 +225,7 @@ def test_a_sweep_loses_nothing_when_a_worker_or_the_driver_is_killed(here, victi
         killed = max(ahead, key=ahead.__getitem__)
         kept = Run(killed).state()["steps"]
         os.kill(read_status(killed).pid if victim == "worker" else process.pid, signal.SIGKILL)
-        ended(process)
+        process.wait(400)  # not for the end of its output, which its workers have
     finally:
         process.kill()
     deadline = time.monotonic() + 400
