@@ -104,12 +104,12 @@ a_few_steps = cd "$$(mktemp -d)" && $(abspath $(1))/bin/defm-rl train experiment
 	env.num_envs=4 algo.n_steps=32 algo.total_steps=128 evaluation.episodes=4 evaluation.clips=0
 
 # The constraints, but for what packaging/oldest.txt names.
-test-oldest:  ## run the tests of gymnasium and Stable-Baselines3 with the oldest versions that are supported
+test-oldest:  ## run the wrappers' tests and the quick start with the oldest gymnasium and Stable-Baselines3
 	@$(call make_venv,$(OLDEST_VENV))
 	grep -viE "^($$(sed 's/==.*//' packaging/oldest.txt | tr '_\n' '.|')none)==" constraints.txt | cat - packaging/oldest.txt > $(OLDEST_VENV)/constraints.txt
 	$(OLDEST_VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c $(OLDEST_VENV)/constraints.txt \
 		torch -e '.[experiments]' pytest
-	$(OLDEST_VENV)/bin/python -m pytest -q tests/sb3 tests/test_gymnasium.py tests/test_observations.py
+	$(OLDEST_VENV)/bin/python -m pytest -q tests/test_gymnasium.py tests/test_observations.py
 	$(call a_few_steps,$(OLDEST_VENV))
 
 bench: $(BENCH_STAMP)  ## run the benchmarks against the published package, one after the other

@@ -101,7 +101,12 @@ def test_python_says_what_to_do(mistake, untraced):
         make()
 
 
-@pytest.mark.parametrize("mistake", TYPED)
+SLOW = ("a student without a teacher", "a key misspelt")
+
+
+@pytest.mark.parametrize(
+    "mistake", [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in TYPED]
+)
 def test_commands_say_what_to_do(mistake, tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
     arguments, says = TYPED[mistake]
