@@ -7,6 +7,7 @@ import os
 import re
 import sys
 from collections.abc import Mapping, Sequence
+from multiprocessing import current_process
 from pathlib import Path
 from typing import Any
 
@@ -85,9 +86,13 @@ def _one_of_many(config: Config, run: Run, overrides: Sequence[str]) -> float:
         _logger.info("It goes on from %d steps.", run.state()["steps"])
         encoder = dataclasses.replace(config.encoder, weights=run.state()["encoder"]["weights"])
         config, overrides = dataclasses.replace(config, encoder=encoder, resume=str(run.folder)), []
+    driver = os.getppid()
     try:
         with own_place(places(job.launcher), Path(str(job.sweep.dir))):
             _tell(run, train(config, run, overrides))
+        if current_process().name.startswith("Loky") and os.getppid() != driver:
+            logging.shutdown()
+            os._exit(0)  # a worker of joblib's would wait for its driver, which was killed, for ever
     except USER_ERRORS:
         raise
     except Exception:

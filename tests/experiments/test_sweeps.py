@@ -224,6 +224,7 @@ def test_a_sweep_loses_nothing_when_a_worker_or_the_driver_is_killed(here, victi
             ahead = {run.folder: (steps(run) or [0])[-1] - run.state()["steps"] for run in found}
         killed = max(ahead, key=ahead.__getitem__)
         kept = Run(killed).state()["steps"]
+        workers = {read_status(run.folder).pid for run in found}
         os.kill(read_status(killed).pid if victim == "worker" else process.pid, signal.SIGKILL)
         process.wait(400)  # not for the end of its output, which its workers have
     finally:
@@ -236,6 +237,9 @@ def test_a_sweep_loses_nothing_when_a_worker_or_the_driver_is_killed(here, victi
     for run in by_seed(here / "mine").values():
         assert steps(run) == list(range(64, 4097, 64)), "a gap or a double step"
         assert read_status(run.folder).state is State.FINISHED
+    while any(Path(f"/proc/{pid}").exists() for pid in workers):
+        assert time.monotonic() < deadline, "a worker without a driver is left"
+        time.sleep(0.1)
     if victim == "worker":
         assert json.loads((killed / "metrics.json").read_text())["training"]["resumed"][0]["steps"] >= kept
 
