@@ -15,7 +15,7 @@ from gymnasium.error import Error as GymnasiumError
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 
 from defm_rl.checking import EnvReport, check_env
-from defm_rl.depth import DepthFormat, ZBuffer
+from defm_rl.depth import DepthFormat, ZBuffer, as_tensor
 from defm_rl.envs.core import Command
 from defm_rl.envs.rendering import import_triton
 from defm_rl.experiments.config import Config, ConfigError, GymnasiumEnvConfig, refused_settings, suggest
@@ -212,6 +212,7 @@ def _probe(settings: str) -> _Probe:
             depth_format=depth_format,
             z_buffer=planes,
         )
+        _check_first(config, observed, env.reset(seed=0)[0])
         step_s = getattr(getattr(env, "envs", [env])[0].unwrapped, "dt", None)
         pictures = "rgb_array" in env.metadata.get("render_modes", ())
         described = ", ".join(f"{key} {space}" for key, space in observed.given.items())
@@ -224,6 +225,26 @@ def _probe(settings: str) -> _Probe:
         )
     finally:
         env.close()
+
+
+def _check_first(config: GymnasiumEnvConfig, observed: Observed, first: Any) -> None:
+    """Refuses depth that nobody can have meant, before anything is learned from it.
+
+    Raises:
+        ConfigError: Where a first frame has nothing but NaN, or different values below 0.
+    """
+    for key in observed.sizes:
+        pixels = as_tensor(at(first, key)).float()
+        if pixels.isnan().all():
+            said = "nothing but NaN in it."
+        elif len(negative := pixels[pixels < 0].unique()) > 1:  # one value, such as -1, marks holes
+            said = f"values down to {negative[0].item():.3g}, and no distance is negative: is it normalised?"
+        else:
+            continue
+        raise ConfigError(
+            f"{config.id}: the first frame of {key!r} has {said} Depth is expected in metres, or as env.depth_unit "
+            f"says, and 0 where there is none. See it: defm-rl check-env env=gymnasium env.id={config.id}."
+        )
 
 
 def z_buffer(config: GymnasiumEnvConfig) -> ZBuffer | None:

@@ -293,6 +293,43 @@ def test_what_does_not_fit_is_said(overrides, said, capsys):
     assert said in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("seen", "said"),
+    [
+        (lambda depth: np.full_like(depth, np.nan), "nothing but NaN"),
+        (lambda depth: depth / 10.0 - 0.6, "values down to -0.5"),
+    ],
+)
+def test_first_frames_that_are_no_depth_are_refused(seen, said, capsys):
+    class NoDepth(WhichSide):
+        def _observed(self):
+            observed = super()._observed()
+            return {**observed, "front": seen(observed["front"]).astype(np.float32)}
+
+    gym.register("their/NoDepth-v0", entry_point=NoDepth)
+    try:
+        assert train.main([*THEIRS, *ENCODER, *SHORT, "env.id=their/NoDepth-v0", f"env.kwargs.steps={len(said)}"]) == 2
+        refusal = capsys.readouterr().err
+        assert said in refusal
+        assert "check-env" in refusal
+    finally:
+        gym.registry.pop("their/NoDepth-v0")
+
+
+def test_one_value_below_zero_marks_holes():
+    class Marked(WhichSide):
+        def _observed(self):
+            observed = super()._observed()
+            observed["front"][:4] = -1.0
+            return observed
+
+    gym.register("their/Marked-v0", entry_point=Marked)
+    try:
+        assert set(task_of("env.id=their/Marked-v0").cameras) == {"front"}
+    finally:
+        gym.registry.pop("their/Marked-v0")
+
+
 def test_a_vector_with_nan_ends_with_what_to_do(capsys):
     class WithNan(WhichSide):
         def _observed(self):
