@@ -6,8 +6,6 @@ Success is the mean over seeds; its interval a bootstrap over seeds and, within 
 """
 
 import argparse
-import csv
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -104,17 +102,6 @@ def left_out(runs: Sequence[Path]) -> list[list[np.ndarray]]:
     return [successes(runs, sensor, f"without-{sensor}") if sensor in CAMERAS else [] for sensor in SENSORS]
 
 
-def minutes(runs: Sequence[Path]) -> str:
-    """How long training and adapting took, of those runs that are there."""
-    trained = [json.loads((run / "metrics.json").read_text()) for run in runs if (run / "metrics.json").exists()]
-    return f"{len(trained)} seeds"
-
-
-def adapting_curves(runs: Sequence[Path]) -> list[list[dict[str, str]]]:
-    files = [run / "adapted" / "all.csv" for run in runs]
-    return [list(csv.DictReader(file.open())) for file in files if file.exists()]
-
-
 def draw(base: Path, file: Path) -> None:
     """Arms behind cameras, and what the settings do."""
     found = {name: cells for name, cells in arms(base / "navigation").items() if any(cells)}
@@ -139,25 +126,28 @@ def draw(base: Path, file: Path) -> None:
 
 
 def draw_settings(base: Path, file: Path) -> None:
+    """Success behind each camera, adapted, over what each setting can be."""
     groups = {
-        title: {name: places for name, (run, weight) in choices.items() if (places := of(base / run, weight))}
+        title: {name: found for name, (run, weight) in choices.items() if (found := of(base / run, weight))}
         for title, choices in SETTINGS.items()
     }
     groups = {title: choices for title, choices in groups.items() if choices}
     if not groups:
         return
     figure = Figure(figsize=(2.6 * len(groups), 3.4), layout="constrained")
-    for axes, (title, choices) in zip(figure.subplots(1, len(groups), sharey=True, squeeze=False)[0], groups.items(), strict=True):
+    panels = figure.subplots(1, len(groups), sharey=True, squeeze=False)[0]
+    for axes, (title, choices) in zip(panels, groups.items(), strict=True):
+        style = "o-" if title in ("frames", "steps") else "o"
         for index, sensor in enumerate(SENSORS):
-            line = [100 * places[sensor].mean() for places in choices.values() if sensor in places]
-            axes.plot(range(len(line)), line, "o-" if title in ("frames", "steps") else "o", color=f"C{index}", label=sensor)
+            line = [100 * found[sensor].mean() for found in choices.values() if sensor in found]
+            axes.plot(range(len(line)), line, style, color=f"C{index}", label=sensor)
         axes.set_xticks(range(len(choices)), choices, rotation=25)
         axes.set_xlim(-0.5, len(choices) - 0.5)
         axes.set_title(title, fontsize=10)
         axes.set_ylim(0, 105)
         axes.spines[["top", "right"]].set_visible(False)
-    figure.axes[0].set_ylabel("success, %")
-    handles, labels = figure.axes[0].get_legend_handles_labels()
+    panels[0].set_ylabel("success, %")
+    handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=len(SENSORS), frameon=False)
     figure.savefig(file, dpi=120)
 
