@@ -108,8 +108,8 @@ test-oldest:  ## run the wrappers' tests and the quick start with the oldest gym
 	@$(call make_venv,$(OLDEST_VENV))
 	grep -viE "^($$(sed 's/==.*//' packaging/oldest.txt | tr '_\n' '.|')none)==" constraints.txt | cat - packaging/oldest.txt > $(OLDEST_VENV)/constraints.txt
 	$(OLDEST_VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c $(OLDEST_VENV)/constraints.txt \
-		torch -e '.[experiments]' pytest
-	$(OLDEST_VENV)/bin/python -m pytest -q tests/test_gymnasium.py tests/test_observations.py
+		torch -e '.[experiments,deploy]' pytest
+	$(OLDEST_VENV)/bin/python -m pytest -q tests/test_gymnasium.py tests/test_observations.py tests/sb3
 	$(call a_few_steps,$(OLDEST_VENV))
 
 bench: $(BENCH_STAMP)  ## run the benchmarks against the published package, one after the other
