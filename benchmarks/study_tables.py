@@ -19,14 +19,17 @@ from defm_rl.experiments.runs import Run
 
 SENSORS = EVALUATED.strip("[]").split(",")
 OPTIONS = Options(200, 2_000_000, 32, "auto")
+LEFT_OUT = "the same, adapted to the other three"
 ARMS = {
     "trained on ideal depth": ("ideal", False),
-    "..., adapted": ("ideal", True),
+    "the same, adapted to four": ("ideal", True),
+    LEFT_OUT: ("ideal", None),
+    "trained with zedx's delay alone": ("zedx_without_noise", False),
+    "that, adapted to four": ("zedx_without_noise", True),
     "trained with stereo's noise": ("stereo", False),
-    "..., adapted after it": ("stereo", True),
-    "trained with zedx's delay": ("zedx_without_noise", False),
-    "..., adapted after delay": ("zedx_without_noise", True),
+    "this, adapted to four": ("stereo", True),
 }
+COLOURS = ("#9aa5b1", "#0b6e99", "#8cc4dd", "#f0c9a0", "#c8553d", "#c5dfb4", "#588b49")
 SETTINGS = {
     "encoder (P3)": {
         "RegNetY-400MF": ("regnet_y_400mf-P3", "all"),
@@ -89,13 +92,12 @@ def table(title: str, columns: Sequence[str], rows: dict[str, Sequence[str]]) ->
 
 def arms(base: Path) -> dict[str, list[list[np.ndarray]]]:
     """Of each arm of navigation, behind each sensor: the seeds' episodes."""
-    return {
-        name: [
-            successes([base / f"{trained}-{seed}" for seed in range(3)], sensor, "all" if adapted else None)
-            for sensor in SENSORS
-        ]
-        for name, (trained, adapted) in ARMS.items()
-    }
+    found = {}
+    for name, (trained, adapted) in ARMS.items():
+        runs = [base / f"{trained}-{seed}" for seed in range(3)]
+        weight = "all" if adapted else None
+        found[name] = left_out(runs) if adapted is None else [successes(runs, sensor, weight) for sensor in SENSORS]
+    return found
 
 
 def left_out(runs: Sequence[Path]) -> list[list[np.ndarray]]:
@@ -105,18 +107,16 @@ def left_out(runs: Sequence[Path]) -> list[list[np.ndarray]]:
 def draw(base: Path, file: Path) -> None:
     """Arms behind cameras, and what the settings do."""
     found = {name: cells for name, cells in arms(base / "navigation").items() if any(cells)}
-    lost = left_out([base / "navigation" / f"ideal-{seed}" for seed in range(3)])
-    if any(lost):
-        found["adapted, without this camera"] = lost
     figure = Figure(figsize=(11, 4.2), layout="constrained")
     axes = figure.subplots()
     width = 0.8 / len(found)
     for index, (name, cells) in enumerate(found.items()):
+        colour = COLOURS[list(ARMS).index(name)]
         figures = [estimate(runs) for runs in cells]
         at = [x + (index - (len(found) - 1) / 2) * width for x, y in enumerate(figures) if y]
         seen = np.array([y for y in figures if y])
         errors = np.abs(seen[:, 1:].T - seen[:, 0])
-        axes.bar(at, seen[:, 0], width * 0.92, yerr=errors, label=name, error_kw={"lw": 0.8}, color=f"C{index}")
+        axes.bar(at, seen[:, 0], width * 0.92, yerr=errors, label=name, error_kw={"lw": 0.8}, color=colour)
     axes.set_xticks(range(len(SENSORS)), SENSORS)
     axes.set_ylabel("success, %")
     axes.set_ylim(0, 105)
@@ -165,13 +165,12 @@ def main() -> None:
     navigation = chosen.folder / "navigation"
     runs = [navigation / f"ideal-{seed}" for seed in range(3)]
     rows = {name: [cell_text(cell) for cell in cells] for name, cells in arms(navigation).items()}
-    rows["adapted to the others, without this camera"] = [cell_text(cell) for cell in left_out(runs)]
     print(table("navigation", SENSORS, rows))
     for seed, run in enumerate(runs):
         each = {
             f"seed {seed}, as it was trained": [cell_text(successes([run], sensor, None)) for sensor in SENSORS],
             f"seed {seed}, adapted": [cell_text(successes([run], sensor, "all")) for sensor in SENSORS],
-            f"seed {seed}, without this camera": [cell_text(x) for x in left_out([run])],
+            f"seed {seed}, adapted to the other three": [cell_text(x) for x in left_out([run])],
         }
         print(table("navigation, each seed", SENSORS, each))
     for task in STUDENTS:
@@ -179,7 +178,7 @@ def main() -> None:
         each = {
             "as it was trained": [cell_text(successes([run], sensor, None)) for sensor in SENSORS],
             "adapted": [cell_text(successes([run], sensor, "all")) for sensor in SENSORS],
-            "adapted to the others, without this camera": [cell_text(x) for x in left_out([run])],
+            "adapted to the other three": [cell_text(x) for x in left_out([run])],
         }
         print(table(task, SENSORS, each))
     for title, choices in SETTINGS.items():
