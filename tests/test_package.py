@@ -32,6 +32,16 @@ def test_importing_the_library_imports_nothing_that_it_can_do_without():
     assert result.stdout.strip() == "[]"
 
 
+def test_looking_at_an_encoder_imports_no_compiler():
+    """It takes seconds, at the start of every training."""
+    code = (
+        "import sys; from defm_rl.encoders.zoo import blank_encoder; "
+        "[blank_encoder(name) for name in ('defm_resnet18', 'defm_vit_s14')]; print('torch._dynamo' in sys.modules)"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "False"
+
+
 def test_the_public_names_are_there():
     import defm_rl
 

@@ -291,7 +291,8 @@ def init_convolutions(module: nn.Module) -> None:
     make every block an identity and random features blank.
     """
     for layer in module.modules():
-        if isinstance(layer, nn.Conv2d):
+        # Without memory there is nothing to draw, and PyTorch would import its compiler for it, which takes seconds.
+        if isinstance(layer, nn.Conv2d) and not layer.weight.is_meta:
             nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
             if layer.bias is not None:
                 nn.init.zeros_(layer.bias)

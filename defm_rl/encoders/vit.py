@@ -221,6 +221,8 @@ class VisionTransformer(Encoder):
 
     @torch.no_grad()
     def _init_weights(self) -> None:
+        if self.pos_embed.is_meta:
+            return  # nothing to draw; see `init_convolutions`
         nn.init.trunc_normal_(self.pos_embed, std=0.02)
         nn.init.normal_(self.cls_token, std=0.02)
         for layer in self.modules():

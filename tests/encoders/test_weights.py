@@ -155,7 +155,7 @@ class TestHub:
             load_encoder(NAME, revision="v9")
 
     def test_a_repository_that_the_hub_does_not_have(self, hub: HubServer) -> None:
-        hub.repository = "someone/else"
+        hub.repositories = {"someone/else": hub.repositories[REPOSITORY]}
         with pytest.raises(WeightsNotFoundError, match=REPOSITORY):
             load_encoder(NAME)
 
