@@ -24,8 +24,8 @@ SHORT = [
     "encoder=blind",
     "env.depth_size=[24,48]",
     "evaluation.episodes=8",
-    "algo.n_steps=32",
-    "algo.total_steps=4096",
+    "algo.n_steps=64",
+    "algo.total_steps=32768",  # a dozen seconds: of shorter runs, the imports of the workers are most
 ]
 ENCODERS, GAMMAS, SEEDS = ("resnet18", "regnet_y_400mf", "cnn", "blind"), 5, 50
 

@@ -296,6 +296,13 @@ def _task(run: Run | None, overrides: Sequence[str]) -> Task:
         config, policy, encoder = load(run)
         torch.set_num_threads(threads)  # an encoder that is trained has use for all of them
         make_task(config.env).require(Ability.FRAMES)
+        sensor = make_task(config.env).sensor
+        if "noise" in make_sensor(sensor).effects:
+            _logger.warning(
+                "%s was trained behind %s, and the teacher is what its encoder makes of ideal frames, which the policy has "
+                "never seen: expect little. Adapt a policy that was trained on ideal depth.",
+                *(run.folder, sensor),
+            )
         network = seeing_network(config, policy, encoder)
         return Task(config, network, run, policy, encoder if network is encoder else None)
     config = to_config(compose_config(overrides))

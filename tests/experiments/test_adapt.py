@@ -170,6 +170,17 @@ def test_a_network_inside_the_policy_is_adapted_too(kind, tmp_path):
         check_adaptation(Run(folder), file, own.network)
 
 
+@pytest.mark.parametrize(("sensor", "warned"), [("stereo", True), ("zedx_without_noise", False)])
+def test_a_policy_that_was_trained_with_noise_is_warned_of(sensor, warned, frozen, tmp_path, caplog):
+    folder = tmp_path / "run"
+    shutil.copytree(frozen, folder)
+    config = (folder / "config.yaml").read_text()
+    assert "sensor: ideal" in config
+    (folder / "config.yaml").write_text(config.replace("sensor: ideal", f"sensor: {sensor}"))
+    assert adapt.main([str(folder), "sensors=[stereo]", "frames=32", "steps=1"]) == 0
+    assert ("expect little" in caplog.text) is warned
+
+
 @pytest.mark.slow
 def test_an_rsl_rl_policy_on_frozen_features_gives_its_statistics(tmp_path):
     overrides = [x for x in SMALL if not x.startswith(("algo.n_steps", "algo.batch", "algo.n_ep"))]

@@ -50,7 +50,7 @@ def test_each_run_is_listed_with_its_state_success_and_cost(run, listed):
     assert by_run["runs/sweep/failed"]["reason"] == "ValueError: no such wall"
 
 
-def test_a_thousand_runs_are_listed_within_ten_seconds(run, listed):
+def test_a_thousand_runs_are_listed(run, listed):
     for number in range(1000):
         folder = run.folder.parent / "runs" / str(number)
         folder.mkdir(parents=True)
