@@ -40,7 +40,14 @@ from defm_rl.rsl_rl import RslRlVecEnv
 from defm_rl.sb3 import DefmExtractor, FeatureProjection, VecEncodeDepth
 
 # Why blocks are not run: nothing else keeps one from it.
-NOT_RUN = {"Isaac Lab has": 6, "mjlab has": 1, "skrl is in": 1, "ManiSkill draws": 1, "it takes a run": 1}
+NOT_RUN = {
+    "Isaac Lab has": 6,
+    "mjlab has": 1,
+    "skrl is in": 1,
+    "ManiSkill draws": 1,
+    "it takes a run": 1,
+    "these providers": 1,
+}
 SHORT = {"STEPS": 16, "NUM_ENVS": 2, "EPISODES": 2, "BUFFER_SIZE": 100, "LEARNING_STARTS": 8}
 SETTINGS_OF_PPO = {"n_steps=128": "n_steps=8", "batch_size=512": "batch_size=16"}
 SMALLER = {
@@ -253,7 +260,7 @@ _EXPERIMENTS = ("train", "memory", "check-env", "gap", "adapt", "view")
 def _typed(block):
     """The commands of a block of bash, as lists of words."""
     script = f"exec 3>&1 >/dev/null 2>/dev/null\n{_SHELL}{block}"
-    done = subprocess.run(["/bin/bash", "-c", script], capture_output=True, text=True, timeout=20, check=False)
+    done = subprocess.run(["/bin/bash", "-c", script], capture_output=True, text=True, timeout=20, check=False, cwd="/")
     return [command.split("\n") for command in done.stdout.split("\n\n") if command]
 
 
@@ -281,7 +288,8 @@ def _accepted(command, *arguments):
     module = importlib.import_module(f"defm_rl.commands.{command.replace('-', '_')}")
     schema = getattr(module, "Settings", None)
     own = {entry.name for entry in dataclasses.fields(schema)} if schema else set()
-    words = [word for word in arguments if not re.fullmatch(r"-m|--json|--device=cpu|--device=cuda", word)]
+    words = [word for word in arguments if not re.fullmatch(r"-m|--multirun|--json|--device=cpu|--device=cuda", word)]
+    flags = [word for word in arguments if word in ("-m", "--multirun")]
     mine = [word for word in words if "=" in word and word.partition("=")[0] in own]
     others = [word for word in words if word not in mine and not word.startswith("resume=")]
     if hasattr(module, "NAMES"):
@@ -292,7 +300,7 @@ def _accepted(command, *arguments):
         if getattr(chosen, "sensors", None) is not None:
             experiment_settings.sensor_names(chosen.sensors)
     if command in _EXPERIMENTS:
-        given, zipped = with_zip(with_search_path(others))
+        given, zipped = with_zip(with_search_path([*flags, *others]))
         experiment = [word for word in given if "=" in word]
         if experiment:
             _composed(tuple(experiment), tuple(map(tuple, zipped)))

@@ -299,8 +299,8 @@ def _task(run: Run | None, overrides: Sequence[str]) -> Task:
         sensor = make_task(config.env).sensor
         if "noise" in make_sensor(sensor).effects:
             _logger.warning(
-                "%s was trained behind %s, and the teacher is what its encoder makes of ideal frames, which the policy has "
-                "never seen: expect little. Adapt a policy that was trained on ideal depth.",
+                "%s was trained behind %s, and the teacher is what its encoder makes of ideal frames, which the policy "
+                "has never seen: expect little. Adapt a policy that was trained on ideal depth.",
                 *(run.folder, sensor),
             )
         network = seeing_network(config, policy, encoder)

@@ -75,10 +75,11 @@ def _group_norm(
     op: Any = opset18
     _, channels, height, width = x.shape
     groups = op.Reshape(x, op.Constant(value_ints=[0, num_groups, -1]))
-    ones, zeros = (op.Constant(value_floats=[number] * num_groups) for number in (1.0, 0.0))
+    # In half precision these have to be so, too; in float32 the casts are folded away.
+    ones, zeros = (op.CastLike(op.Constant(value_floats=[number] * num_groups), x) for number in (1.0, 0.0))
     normalized = op.InstanceNormalization(groups, ones, zeros, epsilon=eps)
     image = op.Reshape(normalized, op.Constant(value_ints=[0, int(channels), int(height), int(width)]))
-    mean, variance = (op.Constant(value_floats=[number] * int(channels)) for number in (0.0, 1.0))
+    mean, variance = (op.CastLike(op.Constant(value_floats=[number] * int(channels)), x) for number in (0.0, 1.0))
     return op.BatchNormalization(image, weight, bias, mean, variance, epsilon=0.0)
 
 

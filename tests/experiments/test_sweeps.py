@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -281,9 +282,10 @@ LAUNCHERS = {
 def test_a_sweep_goes_through_each_launcher(here, launcher, monkeypatch):
     pytest.importorskip({"submitit_local": "hydra_plugins.hydra_submitit_launcher"}.get(launcher, launcher))
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
-    monkeypatch.setenv("TMPDIR", str(here))
-    process = started(f"hydra/launcher={launcher}", *LAUNCHERS[launcher], "seed=0,1", "hydra.sweep.dir=mine")
-    returncode, output = ended(process)
+    with tempfile.TemporaryDirectory(prefix="sweep") as short:  # Ray's sockets are in it: their paths have a limit
+        monkeypatch.setenv("TMPDIR", short)
+        process = started(f"hydra/launcher={launcher}", *LAUNCHERS[launcher], "seed=0,1", "hydra.sweep.dir=mine")
+        returncode, output = ended(process)
     assert returncode == 0, output
     assert "2 runs: 2 new." in output
     assert "2 of 2 runs are finished." in output
