@@ -272,8 +272,7 @@ Tensor& squeeze_excite_(Tensor& x, const Tensor& weight1, const Tensor& bias1, c
     });
   };
 
-  constexpr int64_t few = 4;  // images, of which each reads the weights for itself sooner than a product begins
-  if (images <= few) {
+  if (images == 1) {  // which reads the weights for itself sooner than a product begins
     const Tensor in1 = weight1.contiguous(), in2 = weight2.contiguous();
     const Tensor offset1 = bias1.contiguous(), offset2 = bias2.contiguous();
     for_each_image([&](int64_t image) {

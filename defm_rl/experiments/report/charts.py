@@ -183,15 +183,20 @@ def learning_curves(arms: Sequence[Arm]) -> str | None:
             for history in filter(None, runs):
                 axes.plot(history["steps"], history[column], color=colour, lw=1.5, alpha=0.85, label=label)
                 label = None
-        axes.set(xlabel="environment steps", ylabel=f"{'success' if succeeds else 'reward'}, last 200 episodes")
-        axes.set_xlim(left=0)
-        axes.xaxis.set_major_formatter(matplotlib.ticker.EngFormatter(sep=""))
-        if succeeds:
-            axes.set(ylim=(-0.02, 1.02))
-            axes.yaxis.set_major_formatter(matplotlib.ticker.PercentFormatter(1, decimals=0))
-        legend_above(axes)
+        training_axes(axes, succeeds=succeeds)
 
     return svg(draw, (5.6, 3.4), "curves")
+
+
+def training_axes(axes: Axes, *, succeeds: bool) -> None:
+    """What learning curves are drawn over: success, or reward where a task knows of no success, over steps."""
+    axes.set(xlabel="environment steps", ylabel=f"{'success' if succeeds else 'reward'}, last 200 episodes")
+    axes.set_xlim(left=0)
+    axes.xaxis.set_major_formatter(matplotlib.ticker.EngFormatter(sep=""))
+    if succeeds:
+        axes.set(ylim=(-0.02, 1.02))
+        axes.yaxis.set_major_formatter(matplotlib.ticker.PercentFormatter(1, decimals=0))
+    legend_above(axes)
 
 
 def depth_scale(far_m: float) -> str:

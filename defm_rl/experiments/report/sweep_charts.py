@@ -3,13 +3,12 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
 from defm_rl.experiments import plots
-from defm_rl.experiments.report.charts import COLOURS, MARKERS, legend_above, measure_name, svg
+from defm_rl.experiments.report.charts import COLOURS, MARKERS, legend_above, measure_name, svg, training_axes
 from defm_rl.experiments.report.sweep import Group
 
 _GRID = 200  # points of a curve
@@ -97,13 +96,7 @@ def curves(groups: Sequence[Group], looks: Mapping[str, dict[str, Any]]) -> str 
             low, high = (np.ma.masked_invalid(values).min(axis=0), np.ma.masked_invalid(values).max(axis=0))
             axes.fill_between(steps, low, high, color=look["color"], alpha=0.16, lw=0)
             axes.plot(steps, mean, color=look["color"], lw=1.8, linestyle=look["linestyle"], label=name)
-        axes.set(xlabel="environment steps", ylabel=f"{'success' if succeeds else 'reward'}, last 200 episodes")
-        axes.set_xlim(left=0)
-        axes.xaxis.set_major_formatter(matplotlib.ticker.EngFormatter(sep=""))
-        if succeeds:
-            axes.set(ylim=(-0.02, 1.02))
-            axes.yaxis.set_major_formatter(matplotlib.ticker.PercentFormatter(1, decimals=0))
-        legend_above(axes)
+        training_axes(axes, succeeds=succeeds)
 
     return svg(draw, (5.6, 3.4), "curves")
 
