@@ -10,10 +10,9 @@ import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
-from typing import cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 _logger = logging.getLogger(__name__)
 
@@ -173,23 +172,16 @@ def _trace(function: Callable[[Tensor], Tensor], example: Tensor) -> Callable[[T
     with warnings.catch_warnings(), torch.no_grad(), torch.autocast("cpu", enabled=False):
         warnings.simplefilter("ignore")  # the tracer warns of every Python number, which the check below makes harmless
         try:
-            graph = torch.jit.freeze(torch.jit.trace(_Traceable(function).eval(), probe[:2], check_trace=False))
-            expected, got = function(probe), graph(probe)
+            # As `torch.jit.trace` and `freeze` do it, who keep what they make, and the weights, until the process ends.
+            graph, _ = torch._C._create_graph_by_tracing(function, (probe[:2],), lambda _: "", True, False)
+            torch._C._jit_pass_constant_propagation(graph)
+            torch._C._jit_pass_optimize_frozen_graph(graph, True)
+            run: Callable[[Tensor], Tensor] = torch._C._create_function_from_graph("encode", graph)
+            expected, got = function(probe), run(probe)
         except (RuntimeError, ValueError) as error:
             _logger.debug("Encoding without a graph: %s", error)
             return function
     if got.shape != expected.shape or not torch.allclose(got, expected, rtol=1e-3, atol=1e-3):
         _logger.debug("Encoding without a graph: it gave other features than the network.")
         return function
-    return cast(Callable[[Tensor], Tensor], graph)
-
-
-class _Traceable(nn.Module):
-    """A function as the module that the freezing of a graph asks for; the weights it uses become constants."""
-
-    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
-        super().__init__()
-        self.function = function
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.function(x)
+    return run

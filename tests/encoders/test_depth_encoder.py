@@ -1,6 +1,7 @@
 """A frozen encoder stays frozen, a trained one trains, and depth becomes the features that were asked for."""
 
 import copy
+import gc
 import io
 import logging
 import os
@@ -11,12 +12,14 @@ import sys
 import threading
 import warnings
 import weakref
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, load_model, save_file, save_model
 from torch import nn
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -411,7 +414,7 @@ def test_the_fast_way_uses_a_graph_and_a_share_per_thread(depth, features, image
     encoder.threads = 2
     encoder.encode(depth.repeat(24, 1, 1))
     assert isinstance(encoder._runner, inference.FrozenRunner)
-    assert all(isinstance(graph, torch.jit.ScriptModule) for graph in encoder._runner._graphs.values())
+    assert all(isinstance(graph, torch.jit.ScriptFunction) for graph in encoder._runner._graphs.values())
     assert encoder._runner._pool is not None
 
 
@@ -546,6 +549,18 @@ sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
     done = subprocess.run([sys.executable, "-c", script], timeout=300, check=False)
     assert done.returncode == 0, "the child hung or encoded something else"
+
+
+def test_a_graph_goes_with_its_encoder():
+    """A process that makes one run after the other, as a sweep does, keeps none of their weights."""
+    weight = torch.randn(3, 4)
+    kept = StorageWeakRef(weight.untyped_storage())
+    graph = inference._trace(partial(torch.matmul, other=weight), torch.rand(1, 3, 3))
+    torch.testing.assert_close(graph(torch.ones(2, 3, 3)), torch.ones(2, 3, 3) @ weight)
+    assert isinstance(graph, torch.jit.ScriptFunction)
+    del weight, graph
+    gc.collect()
+    assert kept.expired()
 
 
 def test_chunks_do_not_change_the_features(depth):
