@@ -16,6 +16,7 @@ class Settings:
     """What can be said as key=value."""
 
     recorded: str = ""  # recorded depth to compare on, see `defm_rl.recordings`; without it frames of the run's task
+    adapted: str = ""  # weights of `defm-rl adapt`, of the run among the two; of B where both are runs
     recorded_unit: str = ""  # m, mm, the metres of one count, or inverse
 
 
@@ -26,14 +27,15 @@ def main(arguments: Sequence[str]) -> int:
         sys.stdout.write(usage("compare", NAMES, Settings, __doc__ or ""))
         return 0
     from defm_rl.deploy.comparison import compare, recorded_frames
+    from defm_rl.experiments.config import USER_ERRORS
 
     try:
         (first, second), chosen = parse(Settings, arguments, NAMES)
         frames = None
         if chosen.recorded:
             frames = recorded_frames(first, chosen.recorded, unit=_unit(chosen.recorded_unit))
-        differences = compare(first, second, frames)
-    except ValueError as error:
+        differences = compare(first, second, frames, adapted=chosen.adapted or None)
+    except (ValueError, *USER_ERRORS) as error:
         sys.stderr.write(f"defm-rl compare: {error}\n")
         return 2
     width = max(len(difference.stage) for difference in differences)

@@ -136,6 +136,8 @@ def main(arguments: Sequence[str]) -> int:
         _evaluate_all(cells, configs, chosen, problems)
         if chosen.reported and any(cell.finished for cell in cells):
             _report(cells, configs, chosen, problems)
+        if chosen.adapted and len(runs) == 1:
+            _logger.info("For the robot: defm-rl export %s adapted=%s", runs[0].folder, chosen.adapted)
     except USER_ERRORS as error:
         problems.append(str(error))
     except KeyboardInterrupt:

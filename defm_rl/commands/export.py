@@ -18,7 +18,8 @@ class Settings:
 
     format: str = "onnx"  # onnx, exported_program or torchscript
     precision: str = "float32"  # float32, float16 or int8
-    path: str = ""  # of the file; empty: policy.onnx (policy.pt2, policy.pt) in the run's folder
+    adapted: str = ""  # weights of `defm-rl adapt`, in the place of the encoder's own
+    path: str = ""  # of the file; empty: policy.onnx (.pt2, .pt) in the run's folder; adapted: named as its weights
     episodes: int = 0  # of ONNX: driven by the run and by the file, to compare their success
 
 
@@ -29,16 +30,18 @@ def main(arguments: Sequence[str]) -> int:
         sys.stdout.write(usage("export", NAMES, Settings, __doc__ or ""))
         return 0
     from defm_rl.deploy.driving import success
-    from defm_rl.deploy.export import FORMATS, export
+    from defm_rl.deploy.exporting import FORMATS, export
     from defm_rl.experiments.config import USER_ERRORS
     from defm_rl.experiments.evaluation import describe
 
     try:
         (run,), chosen = parse(Settings, arguments, NAMES)
-        path = Path(chosen.path or Path(run) / f"policy{FORMATS.get(chosen.format, '')}")
+        adapted = Path(chosen.adapted) if chosen.adapted else None
+        default = Path(run) / "policy" if adapted is None else adapted
+        path = Path(chosen.path or default.with_suffix(FORMATS.get(chosen.format, "")))
         if chosen.episodes and chosen.format != "onnx":
             raise UsageError(f"episodes={chosen.episodes}: format=onnx alone can be driven")
-        exported = export(run, path, chosen.format, chosen.precision)
+        exported = export(run, path, chosen.format, chosen.precision, adapted=adapted)
     except (ValueError, *USER_ERRORS) as error:
         sys.stderr.write(f"defm-rl export: {error}\n")
         return 2
@@ -58,6 +61,6 @@ def main(arguments: Sequence[str]) -> int:
     if exported.contract.made_by["encoder"].get("weights") == "random":
         _logger.info("(the encoder's weights are random, not the published ones)")
     if chosen.episodes:
-        for name, figures in success(Path(run), exported.path, chosen.episodes).items():
+        for name, figures in success(Path(run), exported.path, chosen.episodes, adapted).items():
             _logger.info("%s: %s", name, describe(figures))
     return 0

@@ -32,7 +32,7 @@ def main(arguments: Sequence[str]) -> int:
     if {"-h", "--help"} & set(arguments):
         sys.stdout.write(usage("export-encoder", NAMES, Settings, __doc__ or ""))
         return 0
-    from defm_rl.deploy.export import FORMATS, export_encoder
+    from defm_rl.deploy.exporting import FORMATS, export_encoder
     from defm_rl.encoders import WeightsUnavailableError
     from defm_rl.encoders.weights import InvalidWeightsError, WeightsNotFoundError
 

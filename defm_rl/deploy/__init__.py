@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from defm_rl.deploy.comparison import compare
-    from defm_rl.deploy.export import export, export_encoder
+    from defm_rl.deploy.exporting import export, export_encoder
     from defm_rl.deploy.latency import measure
     from defm_rl.deploy.runtime import Camera, Contract, FrameError, Policy
 
@@ -20,8 +20,8 @@ _HOMES = {
     "FrameError": "runtime",
     "Policy": "runtime",
     "compare": "comparison",
-    "export": "export",
-    "export_encoder": "export",
+    "export": "exporting",
+    "export_encoder": "exporting",
     "measure": "latency",
 }
 
@@ -29,9 +29,7 @@ _HOMES = {
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
-    globals()[name] = value  # `export` is also the name of a module, which the import has put here
-    return value
+    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
 
 
 def __dir__() -> list[str]:

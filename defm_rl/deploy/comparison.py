@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from defm_rl.deploy import onnx_files
-from defm_rl.deploy.export import STEPS, TOLERANCE
+from defm_rl.deploy.exporting import STEPS, TOLERANCE
 from defm_rl.deploy.policies import Exportable, ExportError, Recording
 from defm_rl.deploy.runtime.contract import CONTRACT_KEY, Contract, DepthInput, sealed
 from defm_rl.depth import Unit
@@ -53,13 +53,16 @@ class _Side:
     whole: Exportable | None = None
 
 
-def compare(first: str | Path, second: str | Path, frames: Recording | None = None) -> list[Difference]:
+def compare(
+    first: str | Path, second: str | Path, frames: Recording | None = None, *, adapted: str | Path | None = None
+) -> list[Difference]:
     """Compares two policies stage by stage, on the same frames.
 
     Args:
         first: A run's folder or an exported file.
         second: Another one.
         frames: See `export`. Default: recorded by a run among the two; without one, made up of the contract.
+        adapted: See `export`: of the run among the two, of the second where both are runs.
 
     Returns:
         A difference for each stage that both show, in their order; the first whose `parts` is true is where they part.
@@ -67,9 +70,13 @@ def compare(first: str | Path, second: str | Path, frames: Recording | None = No
 
     Raises:
         ExportError: Where the two take different observations.
-        ValueError: Where a file is no export, or damaged.
+        ValueError: Where a file is no export, or damaged; or there are adapted weights and no run.
     """
-    sides = [_side(Path(path)) for path in (first, second)]
+    paths = [Path(first), Path(second)]
+    run = next((path for path in reversed(paths) if path.is_dir()), None)
+    if adapted is not None and run is None:
+        raise ValueError(f"adapted={adapted} goes with a run, and {first} and {second} are files.")
+    sides = [_side(path, Path(adapted) if adapted is not None and path is run else None) for path in paths]
     described = [_inputs(side) for side in sides]
     if described[0] != described[1]:
         raise ExportError(f"{first} takes {described[0]}, and {second} takes {described[1]}: they cannot be compared.")
@@ -89,9 +96,9 @@ def _difference(name: str, a: NDArray[np.float64], b: NDArray[np.float64]) -> Di
     return Difference(name, float(apart.max()), float(apart.mean()), float(np.abs(a).mean()))
 
 
-def _side(path: Path) -> _Side:
+def _side(path: Path, adapted: Path | None = None) -> _Side:
     if path.is_dir():
-        return _of_run(path)
+        return _of_run(path, adapted)
     if not path.exists():
         raise ExportError(f"There is no run and no file {path}.")
     if path.suffix == ".onnx":
@@ -99,10 +106,10 @@ def _side(path: Path) -> _Side:
     return _of_torch(path)
 
 
-def _of_run(folder: Path) -> _Side:
+def _of_run(folder: Path, adapted: Path | None) -> _Side:
     from defm_rl.deploy.runs import exportable_run
 
-    whole, facts = exportable_run(folder)
+    whole, facts = exportable_run(folder, adapted)
     graph = whole.graph()
     graph.shows_stages = True
     memory: list[torch.Tensor] | None = None

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from defm_rl.deploy.recording import by_name
 from defm_rl.deploy.runtime import Policy
+from defm_rl.experiments.adapted import load_adapted
 from defm_rl.experiments.environments import named_layouts, policy_keys
 from defm_rl.experiments.episodes import Episode, run_episodes
 from defm_rl.experiments.evaluation import Options, evaluate, load, summarize, threads_put_back
@@ -63,10 +64,17 @@ def drive(run: Run, path: Path, options: Options) -> list[Episode]:
         env.close()
 
 
-def success(folder: Path, path: Path, episodes: int) -> dict[str, dict[str, Any]]:
-    """The figures of a run's policy and of a file made of it, on the same layouts, under "run" and "file"."""
+def success(folder: Path, path: Path, episodes: int, adapted: Path | None = None) -> dict[str, dict[str, Any]]:
+    """The figures of a run's policy and of a file made of it, on the same layouts, under "run" and "file".
+
+    Args:
+        folder: The run's.
+        path: The exported file.
+        episodes: How many layouts.
+        adapted: The weights that took the place of the encoder's own, where some did.
+    """
     run, options = Run(folder), Options(episodes=episodes)
     with threads_put_back():
-        config, policy, encoder = load(run)
+        config, policy, encoder = load(run) if adapted is None else load_adapted(run, adapted)
         before = evaluate(config, policy, encoder, options)
     return {"run": summarize(before), "file": summarize(drive(run, path, options))}

@@ -70,7 +70,7 @@ def _subjects(given: str, size: tuple[int, int], folder: str) -> dict[str, dict[
         name = find_card(given).name
     except ValueError as error:
         raise FileNotFoundError(f"{given!r} is neither an exported file nor an encoder: {error}") from error
-    from defm_rl.deploy.export import export_encoder
+    from defm_rl.deploy.exporting import export_encoder
 
     exported = export_encoder(name, Path(folder) / "encoder.onnx", weights="random", image_size=size)
     common = {"encoder": name, "size": list(size)}

@@ -10,6 +10,8 @@ from gymnasium.vector import VectorEnv
 from defm_rl.deploy.policies import Exportable, ExportError, Facts, Given
 from defm_rl.deploy.recording import play
 from defm_rl.deploy.runtime.frames import Camera
+from defm_rl.encoders.weights import file_sha256, read_adaptation
+from defm_rl.experiments.adapted import load_adapted
 from defm_rl.experiments.config import Config
 from defm_rl.experiments.environments import camera_keys, named_layouts, policy_keys, sees_features
 from defm_rl.experiments.evaluation import fingerprint, load, threads_put_back
@@ -23,16 +25,21 @@ ENVS = 8
 FIRST_LAYOUT = 3_000_000  # neither training nor an evaluation's default draws these
 
 
-def exportable_run(folder: Path) -> tuple[Exportable, Facts]:
+def exportable_run(folder: Path, adapted: Path | None = None) -> tuple[Exportable, Facts]:
     """The policy of a run's newest checkpoint.
 
+    Args:
+        folder: The run's.
+        adapted: Weights that take the place of the encoder's own.
+
     Raises:
-        ConfigError: Where the folder holds no run, or one without a checkpoint.
+        ConfigError: Where the folder holds no run, or one without a checkpoint; or the weights are no adaptation of
+            its encoder.
         ExportError: Where the policy cannot be exported.
     """
     run = Run(folder)
     with threads_put_back():
-        config, policy, encoder = load(run)
+        config, policy, encoder = load(run) if adapted is None else load_adapted(run, adapted)
     task = make_task(config.env)
     task.require(Ability.EXPORT)
     if encoder is not None:
@@ -41,7 +48,7 @@ def exportable_run(folder: Path) -> tuple[Exportable, Facts]:
     env = _environments(task, keys)
     space, actions = env.single_observation_space, env.single_action_space
     env.close()
-    facts = _facts(run, config, task)
+    facts = _facts(run, config, task, adapted)
     transform = None
     if encoder is not None and sees_features(config.encoder):
         transform = EncodingTransform(space, camera_keys(config.encoder), encoder)
@@ -79,7 +86,7 @@ def _described(
     raise ExportError(f"A run with a {kind} cannot be exported.")
 
 
-def _facts(run: Run, config: Config, task: Task[Any]) -> Facts:
+def _facts(run: Run, config: Config, task: Task[Any], adapted: Path | None) -> Facts:
     sensor = make_sensor(task.sensor)
     commands = task.commands
     seen = policy_keys(config.encoder, config.algo)
@@ -112,6 +119,15 @@ def _facts(run: Run, config: Config, task: Task[Any]) -> Facts:
             "task": task.name,
             "seed": config.seed,
             "checkpoint": fingerprint(run),
+            **({} if adapted is None else {"adapted": _adaptation(adapted)}),
             **provenance(),
         },
     )
+
+
+def _adaptation(path: Path) -> dict[str, Any]:
+    """What the contract says of adapted weights: their file, what they are an adaptation of, and to which cameras."""
+    adaptation = read_adaptation(path)
+    assert adaptation is not None  # it has been loaded
+    sensors = list(adaptation.record["sensors"])
+    return {"file": path.name, "sha256": file_sha256(path), "parent": adaptation.parent, "sensors": sensors}

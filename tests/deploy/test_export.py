@@ -1,5 +1,7 @@
 """A whole policy goes into one file that does what the policy does, for every library and algorithm."""
 
+import pkgutil
+
 import numpy as np
 import onnx
 import pytest
@@ -13,9 +15,9 @@ from stable_baselines3 import A2C, DQN, PPO, SAC, TD3
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecFrameStack
 
-from defm_rl import DepthEncoder
+from defm_rl import DepthEncoder, deploy
 from defm_rl.deploy import Camera, Policy, export, export_encoder, sb3
-from defm_rl.deploy.export import Run, check
+from defm_rl.deploy.exporting import Run, check
 from defm_rl.deploy.policies import ExportError, Facts
 from defm_rl.encoders.zoo import CARDS
 from defm_rl.gymnasium import EncodeDepth
@@ -269,3 +271,9 @@ def test_what_cannot_be_exported_says_why_and_leaves_nothing(encoded_before, tmp
     with pytest.raises(ExportError, match=r"does not do what the policy does.*Nothing was written"):
         export(encoded_before, path, frames=frames)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_no_function_of_the_package_is_hidden_by_a_module():
+    modules = {module.name for module in pkgutil.iter_modules(deploy.__path__)}
+    assert not modules & set(deploy.__all__)
+    assert all(callable(getattr(deploy, name)) for name in deploy.__all__)

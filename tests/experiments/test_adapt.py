@@ -7,10 +7,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
+from stable_baselines3 import PPO
 
-from defm_rl import adaptation
+from defm_rl import adaptation, cli
 from defm_rl.commands import adapt, evaluate, train
-from defm_rl.encoders.weights import read_adaptation
+from defm_rl.deploy import Policy, compare, export
+from defm_rl.encoders.weights import file_sha256, read_adaptation
 from defm_rl.envs.core import DRAWN_LAYOUTS
 from defm_rl.experiments import environments, frames
 from defm_rl.experiments.adapted import check_adaptation, load_adapted
@@ -289,3 +292,44 @@ def test_frames_of_a_real_camera_get_a_fitted_sensor_and_are_looked_at_before_an
     assert after < before
     assert set(record["recorded"]["features_before"]) == {"mmd", "nearest_cosine"}
     assert "Nearest simulated sensor" in caplog.text
+
+
+def features_apart(file, run, **settings):
+    """The mean, after the first stage: of single flat frames, which normalization amplifies, it may be more."""
+    return compare(file, run, **settings)[0].mean
+
+
+@pytest.mark.slow
+def test_what_was_adapted_is_exported(frozen, weights):
+    assert cli.main(["export", str(frozen), f"adapted={weights}"]) == 0
+    file = weights.with_suffix(".onnx")
+    made_by = Policy(file).contract.made_by
+    assert made_by["encoder"]["sha256"] == made_by["adapted"]["sha256"] == file_sha256(weights)
+    assert made_by["adapted"]["parent"] == read_adaptation(weights).parent
+    assert made_by["adapted"]["sensors"] == ["stereo"]
+    assert features_apart(file, frozen, adapted=weights) < 1e-4
+    assert features_apart(file, frozen) > 1e-2
+    assert cli.main(["compare", str(file), str(frozen)]) == 1
+
+
+@pytest.mark.slow
+def test_a_network_that_the_policy_holds_is_exported_as_adapted(base):
+    run = trained(base / "trained", "encoder=cnn")
+    weights = base / "weights" / "cnn.safetensors"
+    learning = [*SHORT, "frames=1000", "steps=100", "learning_rate=3e-4"]
+    assert adapt.main([str(run), "sensors=[stereo]", f"output={weights}", *learning]) == 0
+    file = export(run, base / "cnn.onnx", adapted=weights).path
+    assert features_apart(file, run, adapted=weights) < 1e-5
+    assert features_apart(file, run) > 1e-4
+
+
+def test_adapted_weights_are_exported_with_their_run_alone(frozen, tmp_path):
+    other = tmp_path / "other.safetensors"
+    save_file({"weight": torch.zeros(1)}, other)
+    with pytest.raises(ConfigError, match="is no adaptation"):
+        export(frozen, tmp_path / "policy.onnx", adapted=other)
+    with pytest.raises(ValueError, match="goes with a run's folder"):
+        export(PPO("MlpPolicy", "Pendulum-v1"), tmp_path / "policy.onnx", adapted=other)
+    with pytest.raises(ValueError, match="goes with a run"):
+        compare(tmp_path / "a.onnx", tmp_path / "b.onnx", adapted=other)
+    assert not list(tmp_path.glob("*.onnx"))

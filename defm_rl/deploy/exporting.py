@@ -53,6 +53,7 @@ def export(
     env: Any = None,
     frames: Recording | None = None,
     facts: Facts | None = None,
+    adapted: str | Path | None = None,
 ) -> Exported:
     """Writes a whole policy, depth in and actions out, into one file, and its contract beside it as YAML.
 
@@ -69,6 +70,7 @@ def export(
             in `env` with the policy acting, which ends the episodes under way there; of a run, in environments of
             their own.
         facts: What the policy cannot say of itself; of a run it is known.
+        adapted: Of a run: weights of `defm-rl adapt` that take the place of its encoder's own.
 
     Returns:
         The file and its contract.
@@ -76,11 +78,12 @@ def export(
     Raises:
         ExportError: Where the policy cannot be exported, or the file does not do what the policy does; nothing is
             written then.
-        ValueError: For an unknown format or precision.
+        ConfigError: Where the adapted weights are not of the run's encoder.
+        ValueError: For an unknown format or precision; or adapted weights and no run.
     """
     path = Path(path)
     _check(format, precision)
-    whole, facts = _exportable(policy, env, facts)
+    whole, facts = _exportable(policy, env, facts, None if adapted is None else Path(adapted))
     if frames is None:
         if whole.record is None:
             raise ExportError("There are no environments to record frames in: pass frames=, or env=.")
@@ -219,13 +222,18 @@ def run_file(whole: Exportable, path: Path, kind: str) -> Run:
     return Run(whole, step)
 
 
-def _exportable(policy: Any, env: Any, facts: Facts | None) -> tuple[Exportable, Facts]:
+def _exportable(policy: Any, env: Any, facts: Facts | None, adapted: Path | None) -> tuple[Exportable, Facts]:
     """What is to be exported, found by what it is; libraries that are not installed made none of it."""
     if isinstance(policy, str | Path):
         from defm_rl.deploy.runs import exportable_run
 
-        whole, known = exportable_run(Path(policy))
+        whole, known = exportable_run(Path(policy), adapted)
         return whole, known if facts is None else facts
+    if adapted is not None:
+        raise ValueError(
+            f"adapted={adapted} goes with a run's folder. A model of your own is exported as it is: give its encoder "
+            "the adapted weights, DepthEncoder(NAME, weights=FILE)."
+        )
     facts = Facts() if facts is None else facts
     if _is_a(policy, "stable_baselines3.common.base_class", "BaseAlgorithm"):
         from defm_rl.deploy import sb3
