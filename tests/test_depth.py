@@ -343,6 +343,7 @@ class TestInsideNetworks:
             assert (traced(depth) - normalize_channels(depth, size)).abs().max() < 1e-5
 
     @pytest.mark.parametrize("size", [None, (28, 42)])
+    @pytest.mark.sweep(3)
     def test_exports_with_any_batch(self, depth: Tensor, size: tuple[int, int] | None) -> None:
         class Normalize(torch.nn.Module):
             def forward(self, depth: Tensor) -> Tensor:

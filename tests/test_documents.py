@@ -93,6 +93,7 @@ def test_scripts_run(document, tmp_path, monkeypatch):
 
 
 @pytest.mark.usefixtures("without_hub")
+@pytest.mark.slow
 def test_coming_from_defm_runs():
     names = {"depth_m": 5 * torch.rand(96, 160), "env": vec_env()}
     for block in blocks("docs/from_defm.md"):

@@ -39,6 +39,7 @@ def encoder_of(name: str, features: str, trainable: str = "none") -> DepthEncode
 
 
 @pytest.mark.parametrize(("name", "features", "batch", "size"), CASES)
+@pytest.mark.sweep(3)
 def test_encoding_takes_what_it_was_said_to(name, features, batch, size):
     encoder = encoder_of(name, features)
     estimate = estimate_encoding(encoder, batch, *size)
@@ -52,6 +53,7 @@ def test_encoding_takes_what_it_was_said_to(name, features, batch, size):
 
 
 @pytest.mark.parametrize(("name", "features", "batch", "size"), CASES)
+@pytest.mark.sweep(3)
 def test_a_training_step_takes_what_it_was_said_to(name, features, batch, size):
     encoder = encoder_of(name, features, "all")
     trained, depth = list(encoder.parameters()), 5 * torch.rand(batch, *size)
@@ -62,6 +64,7 @@ def test_a_training_step_takes_what_it_was_said_to(name, features, batch, size):
     assert 0 < estimate.saved < estimate.peak
 
 
+@pytest.mark.slow
 def test_chunks_bound_the_memory_of_encoding():
     encoder, size = encoder_of("regnet_y_400mf", "global"), (32, 32)
     one, three = (estimate_encoding(encoder, chunks * 1024, *size) for chunks in (1, 3))

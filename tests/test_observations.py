@@ -178,6 +178,7 @@ BASE = {"encoder": "defm_regnet_y_400mf", "weights": "random", "features": ["P4"
     ],
     ids=str,
 )
+@pytest.mark.sweep(5)
 def test_every_setting_that_changes_features_is_in_their_description(settings):
     assert describe_encoder(DepthEncoder(**{**BASE, **settings})) != describe_encoder(DepthEncoder(**BASE))
 

@@ -40,6 +40,7 @@ def run(site, *command, cwd):
     return done.returncode, done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_a_broken_plugin_is_named_once_and_the_others_are_there(installed, tmp_path):
     status, said = run(installed, "encoders", cwd=tmp_path)
     assert status == 0

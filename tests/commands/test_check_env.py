@@ -26,6 +26,7 @@ def here(tmp_path, monkeypatch):
     ],
     ids=["observed", "rendered", "by a method", "ours"],
 )
+@pytest.mark.sweep(2)
 def test_a_task_without_fault_is_measured_and_drawn(task, camera, blind, here, caplog):
     assert check_env.main([*task, *ENCODER, *SHORT]) == 0
     assert "ERROR" not in caplog.text

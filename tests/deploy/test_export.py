@@ -93,6 +93,7 @@ def test_the_contract_stands_in_the_file_and_beside_it(encoded_before, exported)
 
 
 @pytest.mark.parametrize("kind", ["exported_program", "torchscript"])
+@pytest.mark.slow
 def test_pytorchs_own_formats(encoded_before, exported, kind, tmp_path):
     frames = encoded_before.get_env().venv.venv.reset()
     other = export(encoded_before, tmp_path / "policy.pt2", kind, frames=[frames])

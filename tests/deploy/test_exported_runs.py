@@ -52,6 +52,7 @@ def test_a_run_and_its_file_are_the_same_at_every_stage(run, file, capsys, caplo
     assert all(stage in caplog.text for stage in ("features.depth", "standardized.depth", "output", "action"))
 
 
+@pytest.mark.slow
 def test_two_that_part_are_told_where(run, file, tmp_path):
     other = Run(tmp_path / "run")
     shutil.copytree(run, other.folder)

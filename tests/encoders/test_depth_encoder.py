@@ -409,6 +409,7 @@ def test_the_fast_way_gives_the_same_features_for_any_batch(name):
 
 @pytest.mark.parametrize("features", ["global", "P3"])
 @pytest.mark.parametrize("image_size", [None, (40, 72)])
+@pytest.mark.sweep(3)
 def test_the_fast_way_uses_a_graph_and_a_share_per_thread(depth, features, image_size):
     encoder = make(features=features, bifpn=False, image_size=image_size)
     encoder.threads = 2
@@ -452,6 +453,7 @@ def change_weights(encoder: DepthEncoder) -> None:
         (SMALL, DepthEncoder.bfloat16),
     ],
 )
+@pytest.mark.sweep(3)
 def test_the_fast_way_follows_changes_of_the_weights(depth, name, change):
     encoder = make(encoder=name)
     encoder.encode(depth)
@@ -583,6 +585,7 @@ def test_a_batch_is_shared_where_each_core_has_enough_to_do(pixels, threads, sha
 
 
 @pytest.mark.parametrize(("name", "pool_is_there"), [("defm_resnet18", True), ("defm_vit_s14", False)])
+@pytest.mark.slow
 def test_the_batches_of_a_vit_are_left_to_pytorchs_threads(name, pool_is_there):
     encoder = make(encoder=name)
     encoder.threads = 2
@@ -634,6 +637,7 @@ def test_images_of_another_size_are_taken_where_the_features_do_not_depend_on_it
 
 
 @pytest.mark.parametrize("trainable", ["none", "all"])
+@pytest.mark.slow
 def test_a_policy_goes_through_safetensors_and_averages_of_state_dicts(trainable, tmp_path):
     policies = [nn.Sequential(make(trainable=trainable), nn.Linear(192, 2)) for _ in range(2)]
     first, second = (policy.state_dict() for policy in policies)
@@ -655,6 +659,7 @@ def test_a_policy_goes_through_safetensors_and_averages_of_state_dicts(trainable
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64, torch.uint8])
+@pytest.mark.sweep(3)
 def test_a_checkpoint_is_verified_after_a_cast(dtype):
     state = {name: x.to(dtype) for name, x in make().state_dict().items()}
     make().load_state_dict(state)

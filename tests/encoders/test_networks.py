@@ -230,6 +230,7 @@ class TestRandomWeights:
     """Networks that were not loaded."""
 
     @pytest.mark.parametrize("name", SMALLEST)
+    @pytest.mark.sweep(3)
     def test_the_seed_decides(self, name: str) -> None:
         first, again, other = (random_network(name, seed).state_dict() for seed in (0, 0, 1))
         assert all(torch.equal(first[key], again[key]) for key in first)
@@ -261,6 +262,7 @@ class TestGradients:
         assert all(p.grad is None or p.grad.isfinite().all() for p in net.parameters())
 
     @pytest.mark.parametrize("name", SMALLEST)
+    @pytest.mark.sweep(3)
     def test_gradients_are_the_slopes(self, name: str) -> None:
         net = random_network(name).double()
         x = images(net).double()
@@ -295,6 +297,7 @@ class TestGraphs:
     """Exported, compiled and traced networks do what the network does."""
 
     @pytest.mark.parametrize("name", ALL)
+    @pytest.mark.sweep(3)
     def test_export_with_any_batch(self, name: str) -> None:
         net = random_network(name)
         program = torch.export.export(net, (images(net),), dynamic_shapes=({0: torch.export.Dim("batch")},))
@@ -303,6 +306,7 @@ class TestGraphs:
             assert_same(program.module()(x), net(x))
 
     @pytest.mark.parametrize("name", ALL)
+    @pytest.mark.sweep(3)
     def test_compiles_without_graph_breaks(self, name: str) -> None:
         net = random_network(name)
         torch._dynamo.reset()
@@ -333,6 +337,7 @@ class TestGraphs:
 
     @pytest.mark.parametrize("name", SMALLEST)
     @pytest.mark.parametrize("feature", ["global", "map"])
+    @pytest.mark.sweep(3)
     def test_traces_for_any_batch(self, name: str, feature: str) -> None:
         net = random_network(name).requires_grad_(False)
 

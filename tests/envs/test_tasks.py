@@ -91,6 +91,7 @@ def assert_same(first, second):
 
 
 @pytest.mark.parametrize("renderer", ["egl", "rays"])
+@pytest.mark.sweep(3)
 def test_the_same_seed_gives_the_same_episodes_to_the_last_bit(make, renderer):
     first = record(make(renderer=renderer), seed=6)
     same_env = make(renderer=renderer, threads=1)
@@ -280,6 +281,7 @@ def test_gymnasium_makes_it_by_name(task):
 
 
 @pytest.mark.parametrize("steps", [4, 400])
+@pytest.mark.sweep(3)
 def test_gymnasiums_limit_is_the_tasks_own(task, steps):
     """Earlier and later than the task's, however the environment is made, and the last info says how it ended."""
     settings = {"observations": task.vectors[:1], "max_episode_steps": steps}

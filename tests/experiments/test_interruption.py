@@ -37,6 +37,7 @@ def wait_for(path: Path) -> None:
         time.sleep(0.01)
 
 
+@pytest.mark.slow
 def test_signals_while_a_checkpoint_is_written_lose_nothing(tmp_path):
     overrides = [*TINY, "algo.total_steps=1000000", "checkpoint_every=192", "hydra.run.dir=run"]
     process = subprocess.Popen(

@@ -47,6 +47,7 @@ def test_a_class_and_its_arguments_become_the_encoders_name():
     ],
     ids=["frozen", "trained", "rsl_rl"],
 )
+@pytest.mark.sweep(3)
 def test_it_is_trained_evaluated_behind_sensors_and_reported(here, capsys, settings):
     assert train.main([*THEIRS, *CUSTOM, *settings]) == 0
     state = json.loads((here / "run" / "metrics.json").read_text())["made_by"]["encoder"]

@@ -26,6 +26,7 @@ class Idle:
     [("cnn", ["depth", "wrist_depth"]), ("blind", ["depth"])],
     ids=["two cameras", "blind: one for the viewer"],
 )
+@pytest.mark.slow
 def test_a_film_shows_every_camera_of_the_policy(encoder, shown, tmp_path):
     overrides = ["env=manipulation", "env.depth_size=[24,24]", "env.renderer=rays", "env.max_episode_steps=4"]
     config = to_config(compose_config([*overrides, f"encoder={encoder}", "encoder.cameras=[depth,wrist_depth]"]))

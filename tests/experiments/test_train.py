@@ -174,6 +174,7 @@ def curve(run: Run, tag: str) -> list[int]:
     return [event.step for event in events.Scalars(tag)]
 
 
+@pytest.mark.slow
 def test_a_run_that_was_killed_goes_on_with_one_line(here):
     overrides = ["encoder=blind", *SMALL_PPO, "algo.total_steps=60000", "checkpoint_every=500", "hydra.run.dir=run"]
     process = subprocess.Popen(
@@ -551,6 +552,7 @@ def test_weights_and_biases_goes_back_to_the_checkpoint_that_is_gone_on_from(run
     assert [int(row["steps"]) for row in history(run)] == list(range(64, 513, 64))
 
 
+@pytest.mark.slow
 def test_a_server_that_cannot_take_a_run_back_gets_another(run, monkeypatch, capsys):
     asked = []
 
@@ -581,6 +583,7 @@ def test_a_server_that_cannot_take_a_run_back_gets_another(run, monkeypatch, cap
     assert run.state()["wandb_id"] == "second"
 
 
+@pytest.mark.slow
 def test_weights_and_biases_gets_the_evaluation_and_goes_on_with_one_run(here, monkeypatch):
     started, given = [], []
 
@@ -611,6 +614,7 @@ def test_weights_and_biases_gets_the_evaluation_and_goes_on_with_one_run(here, m
 
 
 @pytest.mark.parametrize("fails", ["log", "log_artifact", "finish"])
+@pytest.mark.sweep(3)
 def test_weights_and_biases_never_ends_a_training(run, monkeypatch, capsys, fails):
     class Failing:
         id, summary = "first", {}

@@ -39,6 +39,7 @@ def trained_by(overrides):
 
 @pytest.mark.parametrize("encoder", [FROZEN, TRAINED, CNN, ["encoder=blind"]])
 @pytest.mark.parametrize("algo", [PPO, SAC])
+@pytest.mark.sweep(3)
 def test_the_buffer_is_as_large_as_it_was_said_to_be(algo, encoder):
     config, model = trained_by([*SMALL, *algo, *encoder])
     estimate = estimate_training(config)

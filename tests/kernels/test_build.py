@@ -115,6 +115,7 @@ def test_a_failure_is_remembered_until_its_file_or_the_compiler_is_another(tmp_p
     assert "available: True" in run("-c", NORMALIZE, XDG_CACHE_HOME=str(tmp_path))
 
 
+@pytest.mark.slow
 def test_the_lock_is_free_again_though_a_process_was_forked(tmp_path: Path) -> None:
     code = """
 import fcntl, os, sys

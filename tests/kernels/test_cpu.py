@@ -280,6 +280,7 @@ def test_what_does_not_fit_is_refused() -> None:
     ],
 )
 @pytest.mark.parametrize("features", ["global", "P3"])
+@pytest.mark.sweep(3)
 def test_encoders_use_them_and_give_the_same_features(name: str, operations: set[str], features: str) -> None:
     needs_compiler()
     depth = torch.rand(3, 64, 96, generator=torch.Generator().manual_seed(0)) * 5.0

@@ -135,6 +135,7 @@ def test_padded_sequences_give_what_was_done_and_padding_is_not_encoded(encoded,
     [(True, LSTM), (False, {"encoder": INSIDE}), (False, {"encoder": dict(ENCODER)})],
     ids=["features", "inside", "inside-frozen"],
 )
+@pytest.mark.sweep(3)
 def test_a_loaded_policy_acts_as_the_saved_one(encoded, settings, tmp_path):
     runner = ppo(environment(encoded), **settings)
     runner.learn(1)
@@ -185,6 +186,7 @@ def test_features_are_standardized_from_the_first_rollout_on_and_clipped():
     ],
     ids=["features", "features-gru", "inside"],
 )
+@pytest.mark.sweep(3)
 def test_a_student_learns_what_its_teacher_does(encoded, student, algorithm, tmp_path):
     env = environment(encoded)
     teacher = ppo(env, groups=["state"])

@@ -88,6 +88,7 @@ def encoder():
 
 @pytest.mark.parametrize("vec_env", VEC_ENVS)
 @pytest.mark.parametrize(("algorithm", "settings"), ALGORITHMS, ids=NAMES)
+@pytest.mark.sweep(3)
 def test_algorithm_trains_on_encoded_depth_and_loads_to_the_same_actions(
     algorithm, settings, vec_env, encoder, tmp_path
 ):

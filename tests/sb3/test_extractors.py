@@ -179,6 +179,7 @@ def assert_goes_on_after_saving(model, path, env):
 
 
 @pytest.mark.parametrize(("algorithm", "settings"), ALGORITHMS)
+@pytest.mark.sweep(3)
 def test_policy_with_a_frozen_encoder_trains_saves_and_goes_on(algorithm, settings, tmp_path, reference):
     model = make(algorithm, settings).learn(8)
     loaded = assert_goes_on_after_saving(model, tmp_path / "model", model.get_env())

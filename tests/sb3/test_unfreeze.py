@@ -61,6 +61,7 @@ def shapes(optimizer):
         (QRDQN, REPLAY_SETTINGS, {}),
     ],
 )
+@pytest.mark.sweep(3)
 def test_unfrozen_model_is_built_like_a_fresh_one(algorithm, settings, kwargs):
     unfrozen, fresh = make(algorithm, settings, **kwargs), make(algorithm, settings, trainable=LAST_STAGE, **kwargs)
     unfreeze_encoder(unfrozen, LAST_STAGE)
