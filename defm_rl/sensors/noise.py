@@ -27,15 +27,19 @@ class Noise:
         seed: Any int.
         streams: Which streams are in the batch, (B,) integers.
         frames: The number of the frame of each, (B,) integers.
+        held: For how many frames the numbers stay the same; when they change differs between streams.
     """
 
-    def __init__(self, seed: int, streams: Tensor, frames: Tensor) -> None:
+    def __init__(self, seed: int, streams: Tensor, frames: Tensor, *, held: int = 1) -> None:
         self._seed, self._streams, self._frames = seed, streams, frames
         key = _signed(_hash_int(seed), 64)
         if has_kernels(streams, frames, dtype=torch.int64):
-            self._low, self._high = cpu_sensors.state(key, streams, frames)
+            self._low, self._high = cpu_sensors.state(key, streams, frames, held)
         else:
-            state = _mix_64(_mix_64(streams.to(torch.int64) + key) + frames.to(torch.int64))
+            streams, frames = streams.to(torch.int64), frames.to(torch.int64)
+            if held > 1:
+                frames = (frames + _mix_64(streams).remainder(held)).div(held, rounding_mode="floor")
+            state = _mix_64(_mix_64(streams + key) + frames)
             self._low, self._high = state.to(torch.int32), (state >> 32).to(torch.int32)
         self._draws = 0
         self.batch = len(streams)
@@ -43,53 +47,41 @@ class Noise:
 
     def held(self, frames: int) -> "Noise":
         """Random numbers that stay the same for so many frames; when they change differs between streams."""
-        phase = _mix_64(self._streams.to(torch.int64)).remainder(frames)
-        held = Noise(self._seed + 1, self._streams, (self._frames + phase).div(frames, rounding_mode="floor"))
+        held = Noise(self._seed + 1, self._streams, self._frames, held=frames)
         held._draws = self._draws
         return held
 
     def uniform(self, *shape: int) -> Tensor:
         """Uniform in [0, 1), (B, *shape), float32, in steps of 2**-24."""
         count = math.prod(shape)
-        if has_kernels(self._low, dtype=torch.int32):
-            return cpu_sensors.uniform(self._low, self._high, self._salt(), count).reshape(self.batch, *shape)
+        if self.has_kernels():
+            return cpu_sensors.uniform(self.take(1), count).reshape(self.batch, *shape)
         bits = self._bits(count)
         return (bits.bitwise_right_shift_(8).bitwise_and_(0xFFFFFF) * 2.0**-24).reshape(self.batch, *shape)
 
     def normal(self, *shape: int) -> Tensor:
-        """Standard normal, (B, *shape), float32; pairs by Box and Muller (1958)."""
-        if self.has_kernels():
-            return cpu_sensors.normal(self.pairs(), shape, None, 1.0)
+        """Standard normal, (B, *shape), float32."""
         count = math.prod(shape)
-        half = (count + 1) // 2
+        if self.has_kernels():
+            return cpu_sensors.normal(self.take(2), count).reshape(self.batch, *shape)
+        halves = torch.cat(self.normal_pair((count + 1) // 2), 1)
+        return halves[:, :count].reshape(self.batch, *shape)
+
+    def normal_pair(self, *shape: int) -> tuple[Tensor, Tensor]:
+        """Standard normal, twice (B, *shape), float32; pairs by Box and Muller (1958)."""
         # 1 - u lies in (0, 1], whose logarithm is finite.
-        radius = self.uniform(half).neg_().add_(1.0).log_().mul_(-2.0).sqrt_()
-        angle = self.uniform(half).mul_(2 * math.pi)
-        out = radius.new_empty(self.batch, 2 * half)
-        torch.mul(radius, angle.cos(), out=out[:, :half])
-        torch.mul(radius, angle.sin_(), out=out[:, half:])
-        return out[:, :count].reshape(self.batch, *shape)
-
-    def around(self, mean: Tensor, sigma: Tensor | float) -> Tensor:
-        """Normal, of that mean, (B, ...) float32, and of that standard deviation, a number or of the mean's shape."""
-        if self.has_kernels(mean, *([sigma] if isinstance(sigma, Tensor) else [])):
-            return cpu_sensors.normal(self.pairs(), mean.shape[1:], mean, sigma)
-        return self.normal(*mean.shape[1:]).mul_(sigma).add_(mean)
-
-    def offsets(self, sigma: Tensor | float, height: int, width: int) -> tuple[Tensor, Tensor]:
-        """Normal, along both axes: twice (B, height, width), of a standard deviation that is a number or such."""
-        if self.has_kernels(*([sigma] if isinstance(sigma, Tensor) else [])):
-            first = cpu_sensors.normal(self.pairs(), (height, width), None, sigma)
-            return first, cpu_sensors.normal(self.pairs(), (height, width), None, sigma)
-        return self.normal(height, width).mul_(sigma), self.normal(height, width).mul_(sigma)
+        radius = self.uniform(*shape).neg_().add_(1.0).log_().mul_(-2.0).sqrt_()
+        angle = self.uniform(*shape).mul_(2 * math.pi)
+        return angle.cos().mul_(radius), angle.sin_().mul_(radius)
 
     def has_kernels(self, *images: Tensor) -> bool:
-        """Whether kernels for this processor may draw from `pairs`, and take these."""
+        """Whether kernels for this processor may draw these random numbers, and take these images."""
         return has_kernels(self._low, dtype=torch.int32) and has_kernels(*images)
 
-    def pairs(self) -> cpu_sensors.Pairs:
-        """The next draw of normal numbers, for kernels."""
-        return cpu_sensors.Pairs(self._low, self._high, self._salt(), self._salt())
+    def take(self, draws: int) -> cpu_sensors.Numbers:
+        """So many draws, for kernels."""
+        self._draws += draws
+        return cpu_sensors.Numbers(self._low, self._high, self._draws - draws)
 
     def _bits(self, count: int) -> Tensor:
         """(B, count) random int32."""

@@ -3,7 +3,6 @@
 import functools
 import math
 from collections.abc import Sequence
-from statistics import NormalDist
 
 import numpy as np
 import torch
@@ -47,7 +46,7 @@ def within(x: Tensor, least: float, most: float, also: Tensor) -> Tensor:
 
 def triangulate(
     depth: Tensor,
-    noise: Noise,
+    errors: Tensor,
     constant_m_px: float,
     sigma_px: float,
     steps_per_px: float,
@@ -57,16 +56,13 @@ def triangulate(
 
     Args:
         depth: (B, H, W).
-        noise: Random numbers.
+        errors: (B, H, W), standard normal.
         constant_m_px: c, focal length times baseline.
         sigma_px: sigma.
         steps_per_px: s.
         largest_px: Larger disparities are not found, and holes.
     """
-    if noise.has_kernels(depth):
-        settings = constant_m_px, sigma_px, steps_per_px, largest_px
-        return cpu_sensors.triangulate(depth, noise.pairs(), *settings)
-    disparity = noise.around(inverse(depth).mul_(constant_m_px), sigma_px)
+    disparity = inverse(depth).mul_(constant_m_px).add_(errors, alpha=sigma_px)
     disparity = quantise(disparity, steps_per_px)
     return choose(disparity, -math.inf, above(largest_px), inverse(disparity).mul_(constant_m_px))
 
@@ -93,9 +89,7 @@ def shift_pixels(depth: Tensor, noise: Noise, sigma_px: float | Tensor, *others:
         *others: (B, H, W); read at the same pixels.
     """
     _, height, width = depth.shape
-    y, x = noise.offsets(sigma_px, height, width)
-    if len(others) < 2 and has_kernels(y, x, depth, *others):
-        return tuple(cpu_sensors.read_shifted(y, x, depth, *others))
+    y, x = (offset.mul_(sigma_px) for offset in noise.normal_pair(height, width))
     rows = torch.arange(height, dtype=torch.float32, device=depth.device)[:, None]
     columns = torch.arange(width, dtype=torch.float32, device=depth.device)
     row, column = y.round_().add_(rows).clamp_(0, height - 1), x.round_().add_(columns).clamp_(0, width - 1)
@@ -106,9 +100,7 @@ def shift_pixels(depth: Tensor, noise: Noise, sigma_px: float | Tensor, *others:
 def sample_shifted(depth: Tensor, noise: Noise, sigma_px: float) -> Tensor:
     """Each pixel reads N(0, sigma_px) away along each axis, bilinearly; holes are left out of the mean."""
     _, height, width = depth.shape
-    y, x = noise.offsets(sigma_px, height, width)
-    if has_kernels(depth, y, x):
-        return cpu_sensors.sample_shifted(depth, y, x)
+    y, x = (offset.mul_(sigma_px) for offset in noise.normal_pair(height, width))
     # Places in the image, from -1 to 1.
     y += torch.arange(height, dtype=torch.float32, device=depth.device)[:, None]
     x += torch.arange(width, dtype=torch.float32, device=depth.device)
@@ -125,8 +117,6 @@ def surface_angle(depth: Tensor, focal_px: float) -> Tensor:
     Inverse depth is affine in the pixel on a plane, so that its differences give the plane's normal exactly. Of the
     differences to both sides the smaller counts, which keeps edges between objects from looking like steep surfaces.
     """
-    if has_kernels(depth):
-        return cpu_sensors.surface_angle(depth, focal_px)
     _, height, width = depth.shape
     q = inverse(depth)
     y = (torch.arange(height, dtype=depth.dtype, device=depth.device)[:, None] - (height - 1) / 2) / focal_px
@@ -165,8 +155,6 @@ def occluded(disparity: Tensor, largest_px: float, dither: Tensor) -> Tensor:
     Returns:
         (B, H, W), bool.
     """
-    if has_kernels(disparity, dither):
-        return cpu_sensors.occluded(disparity, largest_px, dither, STEEPEST_SURFACE)
     width = disparity.shape[2]
     columns = torch.arange(width, dtype=disparity.dtype, device=disparity.device)
     landing = columns - disparity
@@ -196,8 +184,6 @@ def near_edges(disparity: Tensor, jump_px: float, width_px: float, chance: Tenso
     Returns:
         (B, H, W), bool.
     """
-    if has_kernels(disparity, chance):
-        return cpu_sensors.near_edges(disparity, jump_px, width_px, chance)
     padded = F.pad(disparity, (1, 1, 1, 1), mode="replicate")
     centre = padded[:, 1:-1, 1:-1]
     neighbours = (padded[:, 1:-1, 2:], padded[:, 1:-1, :-2], padded[:, 2:, 1:-1], padded[:, :-2, 1:-1])
@@ -222,33 +208,31 @@ def grow(mask: Tensor) -> Tensor:
     return grown
 
 
-def patches(noise: Noise, height: int, width: int, share: float, size_px: float) -> Tensor:
-    """Random blobs that cover a share of the image: a smooth Gaussian field cut at that quantile.
+def smooth_field(noise: Noise, height: int, width: int, size_px: float) -> Tensor:
+    """A smooth Gaussian field of mean 0 and variance 1; cut at a quantile it gives blobs that cover such a share.
 
     Args:
         noise: Random numbers.
         height: Pixels.
         width: Pixels.
-        share: Of the pixels, on average, in [0, 1).
-        size_px: Standard deviation of the field's smoothing.
+        size_px: Standard deviation of the smoothing.
 
     Returns:
-        (B, H, W), bool.
+        (B, H, W).
     """
-    if share <= 0:
-        return torch.zeros(noise.batch, height, width, dtype=torch.bool, device=noise.device)
     spread = max(size_px, 0.5)
     down, across = _smoothing(height, spread, noise.device), _smoothing(width, spread, noise.device)
-    field = down @ (noise.normal(down.shape[1], across.shape[1]) @ across.T)
-    return field < NormalDist().inv_cdf(share)
+    if noise.has_kernels():
+        return cpu_sensors.smooth_field(noise.take(2), down, across, spread)
+    return down.T @ (noise.normal(len(down), len(across)) @ across)
 
 
 @functools.lru_cache(maxsize=32)
 def _smoothing(count: int, spread_px: float, device: torch.device) -> Tensor:
-    """(count, nodes): Gaussian weights of a coarser grid; rows of unit length, so that the field has unit variance."""
+    """(nodes, count): Gaussian weights of a coarser grid; a pixel's are of length 1, so that variance stays 1."""
     nodes = torch.arange(-3 * spread_px, count + 3 * spread_px, spread_px, device=device)
-    distance = torch.arange(count, dtype=torch.float32, device=device)[:, None] - nodes
-    return F.normalize(torch.exp(-0.5 * (distance / spread_px).square()), dim=1)
+    distance = torch.arange(count, dtype=torch.float32, device=device) - nodes[:, None]
+    return F.normalize(torch.exp(-0.5 * (distance / spread_px).square()), dim=0)
 
 
 def sticks(noise: Noise, height: int, width: int, probability: float, length_px: float, width_px: float) -> Tensor:
@@ -262,20 +246,15 @@ def sticks(noise: Noise, height: int, width: int, probability: float, length_px:
         length_px: The longest; lengths are uniform between one pixel and this.
         width_px: The widest; widths are uniform between one pixel and this.
     """
-    expected = probability * height * width
-    slots = math.ceil(expected + 4 * math.sqrt(expected)) + 1  # a binomial number of sticks, close to Poisson
+    slots, begins = stick_slots(probability, height, width)
     random = noise.uniform(slots, 7)
-    if has_kernels(random):
-        return cpu_sensors.sticks(random, height, width, expected / slots, length_px, width_px)
     active, y, x, direction, length, breadth, value = (random[..., i, None, None] for i in range(7))
     along = torch.arange(0, length_px, 0.5, device=noise.device)[:, None]
     aside = torch.arange(0, width_px, 0.5, device=noise.device)
     sine, cosine = (direction * math.pi).sin(), (direction * math.pi).cos()
     column = (x * width + along * cosine - aside * sine).floor()
     row = (y * height + along * sine + aside * cosine).floor()
-    drawn = (
-        (active < expected / slots) & (along < 1 + length * (length_px - 1)) & (aside < 1 + breadth * (width_px - 1))
-    )
+    drawn = (active < begins) & (along < 1 + length * (length_px - 1)) & (aside < 1 + breadth * (width_px - 1))
     drawn = drawn & (column >= 0) & (column < width) & (row >= 0) & (row < height)
     index = torch.where(drawn, row * width + column, 0.0).long().flatten(1)
     values = torch.where(drawn, 1 - value, 0.0).flatten(1)
@@ -284,10 +263,15 @@ def sticks(noise: Noise, height: int, width: int, probability: float, length_px:
     return out.view(noise.batch, height, width)
 
 
+def stick_slots(probability: float, height: int, width: int) -> tuple[int, float]:
+    """How many sticks there may be, and how probable each of them is: a binomial number, close to Poisson."""
+    expected = probability * height * width
+    slots = math.ceil(expected + 4 * math.sqrt(expected)) + 1
+    return slots, expected / slots
+
+
 def pick(x: Tensor, values: Sequence[float], factor: float) -> Tensor:
     """Of the values that at floor(x * factor), modulo their number; 0 where x is not positive."""
-    if has_kernels(x):
-        return cpu_sensors.pick(x, values, factor)
     index = (x * factor).floor_()
     index.sub_((index / len(values)).floor_(), alpha=len(values))  # PyTorch's remainder takes many times as long
     picked = torch.zeros_like(x)
@@ -298,8 +282,6 @@ def pick(x: Tensor, values: Sequence[float], factor: float) -> Tensor:
 
 def running_max(x: Tensor, count: int, dim: int) -> Tensor:
     """The maximum of each value and the `count - 1` before it along an axis."""
-    if has_kernels(x):
-        return cpu_sensors.running_max(x, count, dim)
     out, reach = x, 1
     while reach < min(count, x.shape[dim]):
         step = min(reach, count - reach)
@@ -330,8 +312,6 @@ def box_sum(x: Tensor) -> Tensor:
 
 def _sum_3x3(x: Tensor, diagonal: float, *, repeats: bool) -> Tensor:
     """Sum over 3x3 pixels, those on the diagonals with that weight; beyond the border it repeats, or is 0."""
-    if has_kernels(x):
-        return cpu_sensors.sum_3x3(x, diagonal, repeats=repeats)
     padded = F.pad(x, (1, 1, 1, 1), mode="replicate" if repeats else "constant")
     across = padded[:, :, :-2] + padded[:, :, 2:]
     straight = across[:, 1:-1] + padded[:, :-2, 1:-1] + padded[:, 2:, 1:-1]

@@ -4,14 +4,15 @@ Figures are the published ones unless the description of a parameter says "fitte
 """
 
 import difflib
-import functools
 import math
 from dataclasses import dataclass, fields, replace
+from statistics import NormalDist
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
+from defm_rl.kernels import cpu_sensors
 from defm_rl.plugins import load_plugins
 from defm_rl.sensors import operators as op
 from defm_rl.sensors.noise import Noise
@@ -147,10 +148,12 @@ class Redwood(Sensor):
 
     def measure(self, depth: Tensor, noise: Noise) -> Tensor:
         """Jitter, then disparity with noise, rounded."""
+        settings = self.disparity_constant_m_px, self.disparity_sigma_px, self.disparity_steps_per_px
+        if noise.has_kernels(depth):
+            jitter_px = self.jitter_sigma_px
+            return cpu_sensors.measure("redwood", depth, noise.take(4), jitter_px, *settings, self.max_depth_m)
         (depth,) = op.shift_pixels(depth, noise, self.jitter_sigma_px)
-        seen = op.triangulate(
-            depth, noise, self.disparity_constant_m_px, self.disparity_sigma_px, self.disparity_steps_per_px
-        )
+        seen = op.triangulate(depth, noise.normal(*depth.shape[1:]), *settings)
         # At max_depth_m itself the published code already writes a hole, and it looks at the depth before the noise.
         return op.choose(depth, op.MORE_THAN_0, self.max_depth_m, seen)
 
@@ -183,14 +186,18 @@ class KinectNguyen(Sensor):
 
     def measure(self, depth: Tensor, noise: Noise) -> Tensor:
         """Lateral noise, then axial noise."""
-        angle = op.surface_angle(depth, op.focal_length_px(depth.shape[2], self.horizontal_fov_deg))
-        angle = angle.clamp_(max=math.radians(self.max_angle_deg))
-        steep = angle / (math.pi / 2 - angle)
+        focal_px = op.focal_length_px(depth.shape[2], self.horizontal_fov_deg)
         scale = depth.shape[2] / self.native_width_px
+        max_angle = math.radians(self.max_angle_deg)
+        if noise.has_kernels(depth):
+            settings = focal_px, max_angle, 0.8 * scale, 0.035 * scale
+            return cpu_sensors.measure("kinect_nguyen", depth, noise.take(4), *settings)
+        angle = op.surface_angle(depth, focal_px).clamp_(max=max_angle)
+        steep = angle / (math.pi / 2 - angle)
         lateral_px = (steep * (0.035 * scale)).add_(0.8 * scale)
         seen, steep = op.shift_pixels(depth, noise, lateral_px, steep)
-        sigma_m = self.axial_sigma_m(seen, steep)
-        return op.choose(seen, op.MORE_THAN_0, math.inf, noise.around(seen, sigma_m))
+        error_m = noise.normal(*seen.shape[1:]).mul_(self.axial_sigma_m(seen, steep))
+        return op.choose(seen, op.MORE_THAN_0, math.inf, error_m.add_(seen))
 
     @staticmethod
     def axial_sigma_m(depth: Tensor, steep: Tensor) -> Tensor:
@@ -252,26 +259,38 @@ class Stereo(Sensor):
         _, height, width = depth.shape
         scale = width / self.native_width_px
         constant = self.disparity_constant_m_px
-        seen = op.triangulate(
-            depth, noise, constant, self.disparity_sigma_px, self.disparity_steps_per_px, self.max_disparity_px
-        )
+        settings = constant, self.disparity_sigma_px, self.disparity_steps_per_px, self.max_disparity_px
+        # In pixels of this image; small ones have steps on slopes.
+        image_constant, largest_px = constant * scale, self.max_disparity_px * scale
+        edges_px = max(self.edge_jump_px * scale, op.STEEPEST_SURFACE), self.edge_width_px * scale
+        if noise.has_kernels(depth):
+            numbers, field = noise.take(3), self._patch_field(noise, height, width)
+            holes = self.hole_probability, field, self._patch_cut
+            of_image = image_constant, largest_px, op.STEEPEST_SURFACE, self.occlusion, *edges_px
+            return cpu_sensors.measure("stereo", depth, numbers, *settings, *holes, *of_image)
+        seen = op.triangulate(depth, noise.normal(height, width), *settings)
         chance = noise.uniform(height, width)
         seen = op.choose(chance, self.hole_probability, 1.0, seen)
-        lost = []
         if self.occlusion or self.edge_width_px:
-            disparity = op.inverse(depth).mul_(constant * scale)  # in pixels of this image
+            disparity = op.inverse(depth).mul_(image_constant)
             # The uniform numbers above the hole probability are used again: they are still uniform among those left.
             rest = (chance - self.hole_probability) / (1 - self.hole_probability)
         if self.occlusion:
-            lost.append(op.occluded(disparity, self.max_disparity_px * scale, 0.5 - rest))
+            seen = seen.where(~op.occluded(disparity, largest_px, 0.5 - rest), 0.0)
         if self.edge_width_px:
             again = (rest * 997).frac_()  # independent enough of the dither, and far cheaper than another draw
-            jump_px = max(self.edge_jump_px * scale, op.STEEPEST_SURFACE)  # small images have steps on slopes
-            lost.append(op.near_edges(disparity, jump_px, self.edge_width_px * scale, again))
-        if self.patch_share:
-            held = noise.held(self.patch_frames)
-            lost.append(op.patches(held, height, width, self.patch_share, self.patch_size_px * scale))
-        return seen.mul_(functools.reduce(torch.logical_or, lost).logical_not_()) if lost else seen
+            seen = seen.where(~op.near_edges(disparity, *edges_px, again), 0.0)
+        field = self._patch_field(noise, height, width)
+        return seen if field is None else op.choose(field, self._patch_cut, math.inf, seen)
+
+    def _patch_field(self, noise: Noise, height: int, width: int) -> Tensor | None:
+        """(B, H, W): patches are where it is below `_patch_cut`."""
+        size_px = self.patch_size_px * width / self.native_width_px
+        return op.smooth_field(noise.held(self.patch_frames), height, width, size_px) if self.patch_share else None
+
+    @property
+    def _patch_cut(self) -> float:
+        return NormalDist().inv_cdf(self.patch_share) if self.patch_share else -math.inf
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -307,6 +326,10 @@ class ZedX(Sensor):
         """Matching, then filling from the neighbours."""
         _, height, width = depth.shape
         constant = self.focal_length_px * width / self.native_width_px * self.baseline_m
+        if noise.has_kernels(depth):
+            ranges = (number for low, high in (self.match_threshold, self.match_chance) for number in (low, high - low))
+            settings = constant, self.disparity_steps_per_px, *ranges
+            return cpu_sensors.measure("zedx", depth, noise.take(2), *settings)
         disparity = op.inverse(depth).mul_(constant)
         difference = op.difference_from_surroundings(disparity)
         spread, mean = op.spread_and_mean(difference)
@@ -361,16 +384,23 @@ class RealSenseParkour(Sensor):
     def measure(self, depth: Tensor, noise: Noise) -> Tensor:
         """Noise, then artefacts."""
         _, height, width = depth.shape
-        sigma_m = op.choose(depth, -math.inf, op.above(self.far_from_m), self.near_sigma_m, self.far_sigma_m)
-        seen = noise.around(depth, sigma_m)
-        chance = noise.uniform(height, width)
-        sparks = op.choose(chance, 0.0, self.spark_probability, self.max_depth_m)
         # The largest of the random numbers within a block's reach tells which depth it shows.
         probability = min(self.block_probability * len(self.block_values_m), 1.0)
-        order = op.choose(chance, 0.0, probability, chance / probability)
-        order = op.running_max(order, max(round(self.block_height_px * width / 64), 1), 1)
-        order = op.running_max(order, max(round(self.block_width_px * width / 64), 1), 2)
-        blocks = op.pick(order, self.block_values_m, 9973 * len(self.block_values_m))
+        factor = 9973.0 * len(self.block_values_m)
+        block_px = [max(round(size * width / 64), 1) for size in (self.block_height_px, self.block_width_px)]
+        if noise.has_kernels(depth):
+            sigmas_m = self.near_sigma_m, self.far_sigma_m, self.far_from_m
+            close = self.max_depth_m, self.spark_probability, self.too_close_m, self.column_share
+            values_m = torch.tensor(self.block_values_m), len(self.block_values_m), factor
+            numbers, order = noise.take(3), (probability, *block_px)
+            return cpu_sensors.measure("realsense_parkour", depth, numbers, *sigmas_m, *close, *order, *values_m)
+        sigma_m = op.choose(depth, -math.inf, op.above(self.far_from_m), self.near_sigma_m, self.far_sigma_m)
+        seen = noise.normal(height, width).mul_(sigma_m).add_(depth)
+        chance = noise.uniform(height, width)
+        sparks = op.choose(chance, 0.0, self.spark_probability, self.max_depth_m)
+        starts = op.choose(chance, 0.0, probability, chance / probability)
+        largest = op.running_max(op.running_max(starts, block_px[0], 1), block_px[1], 2)
+        blocks = op.pick(largest, self.block_values_m, factor)
         too_close = op.choose(depth, op.MORE_THAN_0, self.too_close_m, 1.0)
         share = too_close.mean(1, keepdim=True).expand_as(depth)
         artefacts = op.choose(share, op.above(self.column_share), math.inf, blocks, sparks)
@@ -416,13 +446,20 @@ class Dextrah(Sensor):
         """Correlated noise, independent noise, then artefacts."""
         _, height, width = depth.shape
         constant = self.disparity_constant_m_px * self.disparity_steps_per_px
+        random_probability, span = max(self.random_probability, 1e-12), self.max_depth_m - self.min_depth_m
+        if noise.has_kernels(depth):
+            sigmas = self.shift_sigma_px, constant, self.disparity_sigma_steps, self.normal_sigma_m
+            wrong_depth = self.dropout_probability, random_probability, self.min_depth_m, span
+            sticks = op.stick_slots(self.stick_probability, height, width)
+            numbers, size_px = noise.take(6), (self.stick_length_px, self.stick_width_px)
+            return cpu_sensors.measure("dextrah", depth, numbers, *sigmas, *wrong_depth, *sticks, *size_px)
         shifted = op.sample_shifted(depth, noise, self.shift_sigma_px)
-        seen = op.triangulate(shifted, noise, constant, self.disparity_sigma_steps, 1.0)
-        seen = op.choose(seen, op.MORE_THAN_0, math.inf, noise.around(seen, self.normal_sigma_m))
+        in_disparity, in_depth = noise.normal_pair(height, width)
+        seen = op.triangulate(shifted, in_disparity, constant, self.disparity_sigma_steps, 1.0)
+        seen = op.choose(seen, op.MORE_THAN_0, math.inf, in_depth.mul_(self.normal_sigma_m).add_(seen))
         chance = noise.uniform(height, width)
         # One random number decides which of both happens, and how deep the wrong depth is.
-        wrong = (chance - self.dropout_probability) / max(self.random_probability, 1e-12)
-        span = self.max_depth_m - self.min_depth_m
+        wrong = (chance - self.dropout_probability) / random_probability
         seen = op.choose(wrong, 0.0, 1.0, self.min_depth_m + span * wrong, seen)
         seen = op.choose(chance, self.dropout_probability, 1.0, seen)
         stick = op.sticks(noise, height, width, self.stick_probability, self.stick_length_px, self.stick_width_px)

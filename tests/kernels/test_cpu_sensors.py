@@ -10,7 +10,7 @@ from processes import run
 from torch import Tensor
 
 from defm_rl.kernels import cpu_sensors
-from defm_rl.sensors import SENSORS, Noise, simulate
+from defm_rl.sensors import SENSORS, Noise, make_sensor, simulate
 from defm_rl.sensors import operators as op
 
 pytestmark = pytest.mark.skipif(not cpu_sensors.available(), reason="no C++ compiler, or not Linux")
@@ -57,31 +57,48 @@ def test_random_numbers_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     for shape in ((1,), (5,), (16,), (61, 63)):
         assert torch.equal(*both(monkeypatch, lambda shape=shape: noise().uniform(*shape)))
         torch.testing.assert_close(*both(monkeypatch, lambda shape=shape: noise().normal(*shape)), rtol=0, atol=4e-6)
-    sigma, mean = random(6, 61, 63), random(6, 61, 63) + 1
-    for deviation in (sigma, 0.3):
-        ours, expected = both(monkeypatch, lambda deviation=deviation: noise().around(mean, deviation))
-        torch.testing.assert_close(ours, expected, rtol=0, atol=4e-6)
+    assert torch.equal(*both(monkeypatch, lambda: noise().held(10).uniform(5)))
+    assert torch.equal(
+        *both(monkeypatch, lambda: Noise(0, torch.tensor([5, -5]), torch.tensor([-3, -30]), held=7)._low)
+    )
+
+
+# Cameras with one effect, whose arithmetic rounds alike.
+STEREO = {"disparity_sigma_px": 0.0, "hole_probability": 0.0, "native_width_px": 64, "horizontal_fov_deg": 60.0}
+BLOCKS = {"near_sigma_m": 0.0, "far_sigma_m": 0.0, "too_close_m": 0.7, "column_share": 0.3}
+EXACT = [
+    *(make_sensor("stereo", **STEREO, max_disparity_px=reach) for reach in (0.5, 9.0, 500.0)),
+    *(make_sensor("stereo", **STEREO, occlusion=False, edge_width_px=width) for width in (0.4, 1.0, 3.6)),
+    make_sensor("stereo", **STEREO, occlusion=False, patch_share=0.3, patch_size_px=3.0),
+    *(
+        make_sensor("realsense_parkour", **BLOCKS, block_height_px=height, block_width_px=width)
+        for height, width in ((1, 62), (62, 1), (3, 5))
+    ),
+    make_sensor("dextrah", shift_sigma_px=0.0, disparity_sigma_steps=0.0, normal_sigma_m=0.0, stick_probability=0.01),
+]
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_single_effects_are_the_same(monkeypatch: pytest.MonkeyPatch, size: tuple[int, int]) -> None:
+    depth = scene(*size)
+    for sensor in EXACT:
+        ours, expected = both(monkeypatch, lambda sensor=sensor: simulate(depth, sensor, seed=3, step=5))
+        torch.testing.assert_close(ours, expected, rtol=1e-6, atol=0)
 
 
 @pytest.mark.parametrize("size", SIZES)
 def test_operators_are_the_same(monkeypatch: pytest.MonkeyPatch, size: tuple[int, int]) -> None:
     x, depth = random(6, *size), scene(*size)
-    disparity = op.inverse(depth) * 3
     exact: list[Callable[[], Tensor]] = [
         lambda: op.choose(x, 0.2, 0.6, depth, 7.0),
         lambda: op.choose(x.where(x > 0.1, torch.nan), 0.2, 0.6, 7.0, depth),
         lambda: op.within(depth, 0.6, 2.0, x - 0.5),
-        lambda: op.pick(x - 0.5, (1.0, 2.0, 3.0), 1000.0),
-        *(lambda reach=reach: op.occluded(disparity, reach, 0.5 - x) for reach in (0.5, 9.0, 500.0)),
-        *(lambda width=width: op.near_edges(disparity, 1.0, width, x) for width in (0.4, 1.0, 3.6)),
-        *(lambda count=count, dim=dim: op.running_max(x, count, dim) for count in (1, 3, 62) for dim in (1, 2)),
     ]
     for compute in exact:
         assert torch.equal(*both(monkeypatch, compute))
-    for compute in (lambda: op.box_sum(x), lambda: op.difference_from_surroundings(x)):
-        torch.testing.assert_close(*both(monkeypatch, compute))
-    # An angle of nearly 0 has a cosine of nearly 1, whose last digits it depends on.
-    torch.testing.assert_close(*both(monkeypatch, lambda: op.surface_angle(depth, 50.0)), rtol=0, atol=2e-3)
+    for size_px in (0.1, 1.7, 30.0):
+        fields = both(monkeypatch, lambda size_px=size_px: op.smooth_field(noise(), *size, size_px))
+        torch.testing.assert_close(*fields, rtol=0, atol=1e-5)
 
 
 def test_threads_do_not_change_anything(monkeypatch: pytest.MonkeyPatch) -> None:

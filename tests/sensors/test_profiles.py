@@ -39,6 +39,11 @@ def test_normal_and_uniform_numbers_have_their_distributions():
     assert abs(x.mean()) < 4e-3
     assert abs(x.std() - 1) < 4e-3
     assert abs(stats.kurtosis(x.flatten().numpy())) < 0.02
+    a, b = noise(256, seed=2).normal_pair(64, 64)
+    for one in (a, b):
+        assert stats.kstest(one.flatten()[:200_000].numpy(), "norm").pvalue > 1e-3
+    turns = (torch.atan2(b, a) / (2 * math.pi)).remainder(1.0)  # of independent ones the direction is uniform
+    assert stats.kstest(turns.flatten()[:200_000].numpy(), "uniform").pvalue > 1e-3
     u = noise(256, seed=1).uniform(64, 64)
     assert stats.kstest(u.flatten()[:200_000].numpy(), "uniform").pvalue > 1e-3
     assert u.min() >= 0
@@ -48,7 +53,13 @@ def test_normal_and_uniform_numbers_have_their_distributions():
 def test_neighbours_in_space_environment_time_seed_and_draw_are_uncorrelated():
     first = noise(200)
     x = first.normal(50, 50)
-    others = [first.normal(50, 50), noise(200, step=1).normal(50, 50), noise(200, seed=1).normal(50, 50), x.roll(1, 0)]
+    others = [
+        first.normal(50, 50),
+        *first.normal_pair(50, 50),
+        noise(200, step=1).normal(50, 50),
+        noise(200, seed=1).normal(50, 50),
+        x.roll(1, 0),
+    ]
     others += [x.roll(1, 1), x.roll(1, 2), x.roll(25, 1)]  # 25 rows: the two halves of Box-Muller pairs
     for y in others:
         assert abs(float((x * y).mean())) < 5 / math.sqrt(x.numel())
