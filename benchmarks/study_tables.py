@@ -19,17 +19,18 @@ from defm_rl.experiments.runs import Run
 
 SENSORS = EVALUATED.strip("[]").split(",")
 OPTIONS = Options(200, 2_000_000, 32, "auto")
-LEFT_OUT = "the same, adapted to the other three"
+LEFT_OUT = "without"
 ARMS = {
-    "trained on ideal depth": ("ideal", False),
-    "the same, adapted to four": ("ideal", True),
-    LEFT_OUT: ("ideal", None),
-    "trained with zedx's delay alone": ("zedx_without_noise", False),
-    "that, adapted to four": ("zedx_without_noise", True),
-    "trained with stereo's noise": ("stereo", False),
-    "this, adapted to four": ("stereo", True),
+    "trained on ideal depth": ("ideal", None),
+    "the same, adapted to four": ("ideal", "all"),
+    "the same, adapted to four for 2000 steps": ("ideal", "longer"),
+    "the same, adapted to the other three": ("ideal", LEFT_OUT),
+    "trained with zedx's delay alone": ("zedx_without_noise", None),
+    "that, adapted to four": ("zedx_without_noise", "all"),
+    "trained with stereo's noise": ("stereo", None),
+    "this, adapted to four": ("stereo", "all"),
 }
-COLOURS = ("#9aa5b1", "#0b6e99", "#8cc4dd", "#f0c9a0", "#c8553d", "#c5dfb4", "#588b49")
+COLOURS = ("#9aa5b1", "#0b6e99", "#053e57", "#8cc4dd", "#f0c9a0", "#c8553d", "#c5dfb4", "#588b49")
 SETTINGS = {
     "encoder (P3)": {
         "RegNetY-400MF": ("regnet_y_400mf-P3", "all"),
@@ -93,15 +94,14 @@ def table(title: str, columns: Sequence[str], rows: dict[str, Sequence[str]]) ->
 def arms(base: Path) -> dict[str, list[list[np.ndarray]]]:
     """Of each arm of navigation, behind each sensor: the seeds' episodes."""
     found = {}
-    for name, (trained, adapted) in ARMS.items():
+    for name, (trained, weight) in ARMS.items():
         runs = [base / f"{trained}-{seed}" for seed in range(3)]
-        weight = "all" if adapted else None
-        found[name] = left_out(runs) if adapted is None else [successes(runs, sensor, weight) for sensor in SENSORS]
+        found[name] = left_out(runs) if weight == LEFT_OUT else [successes(runs, sensor, weight) for sensor in SENSORS]
     return found
 
 
 def left_out(runs: Sequence[Path]) -> list[list[np.ndarray]]:
-    return [successes(runs, sensor, f"without-{sensor}") if sensor in CAMERAS else [] for sensor in SENSORS]
+    return [successes(runs, sensor, f"{LEFT_OUT}-{sensor}") if sensor in CAMERAS else [] for sensor in SENSORS]
 
 
 def draw(base: Path, file: Path) -> None:
@@ -170,6 +170,9 @@ def main() -> None:
         each = {
             f"seed {seed}, as it was trained": [cell_text(successes([run], sensor, None)) for sensor in SENSORS],
             f"seed {seed}, adapted": [cell_text(successes([run], sensor, "all")) for sensor in SENSORS],
+            f"seed {seed}, adapted for 2000 steps": [
+                cell_text(successes([run], sensor, "longer")) for sensor in SENSORS
+            ],
             f"seed {seed}, adapted to the other three": [cell_text(x) for x in left_out([run])],
         }
         print(table("navigation, each seed", SENSORS, each))
