@@ -1,8 +1,6 @@
 """What a sweep costs beyond its runs: eight short ones in turn and two at a time, and a thousand that are finished."""
 
-import contextlib
 import dataclasses
-import io
 import json
 import os
 import re
@@ -13,9 +11,11 @@ import tempfile
 import time
 from pathlib import Path
 
+from omegaconf import OmegaConf
+
 from defm_rl.experiments.config import compose_config
 from defm_rl.experiments.identity import run_digest, run_name
-from defm_rl.experiments.runs import Run, to_config
+from defm_rl.experiments.runs import to_config
 from defm_rl.experiments.status import State, Status
 
 TASK = ["experiment=navigation", "env.num_envs=8", "evaluation.clips=0"]
@@ -28,15 +28,21 @@ SHORT = [
     "algo.total_steps=32768",  # a dozen seconds: of shorter runs, the imports of the workers are most
 ]
 ENCODERS, GAMMAS, SEEDS = ("resnet18", "regnet_y_400mf", "cnn", "blind"), 5, 50
+_SUCCESS = {"mean": 0.9, "low": 0.85, "high": 0.94, "episodes": 200}
+METRICS = {"evaluation": {"success_rate": _SUCCESS, "reward": _SUCCESS}, "training": {"steps": 2_000_000}}
+
+
+def command(*arguments: str) -> tuple[float, str]:
+    """Seconds of a command, imports included, and what it said."""
+    settings = {**os.environ, "WANDB_SILENT": "true"}
+    start = time.perf_counter()
+    line = [sys.executable, "-m", "defm_rl.cli", *arguments]
+    done = subprocess.run(line, env=settings, capture_output=True, text=True, check=True)
+    return time.perf_counter() - start, done.stdout
 
 
 def sweep(folder: Path, *overrides: str) -> tuple[float, str]:
-    """Seconds of a sweep as a command, imports included, and what it said."""
-    settings = {**os.environ, "WANDB_SILENT": "true"}
-    command = [sys.executable, "-m", "defm_rl.cli", "train", "-m", *overrides, f"hydra.sweep.dir={folder}"]
-    start = time.perf_counter()
-    done = subprocess.run(command, env=settings, capture_output=True, text=True, check=True)
-    return time.perf_counter() - start, done.stdout
+    return command("train", "-m", *overrides, f"hydra.sweep.dir={folder}")
 
 
 def side_by_side(folder: Path, runs: int) -> dict[str, float]:
@@ -58,34 +64,37 @@ def side_by_side(folder: Path, runs: int) -> dict[str, float]:
 
 
 def finished(folder: Path) -> dict[str, float]:
-    """A thousand runs that are finished, listed and skipped; without imports, and as a command."""
-    gammas = [0.9 + 0.01 * index for index in range(GAMMAS)]
+    """A thousand runs that are finished, skipped by a sweep and listed; as commands, imports included."""
+    gammas = [round(0.9 + 0.01 * index, 2) for index in range(GAMMAS)]
     for encoder in ENCODERS:
         config = to_config(compose_config([*TASK, f"encoder={encoder}"]))
+        saved = OmegaConf.to_yaml(OmegaConf.structured(config))
         for gamma in gammas:
-            algo = dataclasses.replace(config.algo, gamma=round(gamma, 2))
             for seed in range(SEEDS):
-                one = dataclasses.replace(config, algo=algo, seed=seed)
-                run = Run(folder / run_name(one))
-                run.folder.mkdir(parents=True)
+                one = dataclasses.replace(config, algo=dataclasses.replace(config.algo, gamma=gamma), seed=seed)
                 status = Status(State.FINISHED, digest=run_digest(one), started=1.0, ended=2.0, wall_s=60.0)
-                (run.folder / "status.json").write_text(json.dumps(dataclasses.asdict(status)))
-    overrides = [*TASK, f"encoder={','.join(ENCODERS)}"]
-    overrides += [f"algo.gamma={','.join(f'{gamma:.2f}' for gamma in gammas)}", f"seed=range({SEEDS})"]
-    seconds, said = sweep(folder, *overrides)
-    listed = re.search(r"(\d+) runs: (\d+) finished: skipped\.", said)
-    assert listed is not None, said
-    assert listed[1] == listed[2] == str(len(ENCODERS) * GAMMAS * SEEDS), said
+                run = folder / run_name(one)
+                run.mkdir(parents=True)
+                (run / "config.yaml").write_text(saved)
+                (run / "metrics.json").write_text(json.dumps(METRICS))
+                (run / "status.json").write_text(json.dumps(dataclasses.asdict(status)))
+    runs = len(ENCODERS) * GAMMAS * SEEDS
+    swept = [f"encoder={','.join(ENCODERS)}", f"algo.gamma={','.join(map(str, gammas))}", f"seed=range({SEEDS})"]
+    skipped_s, said = sweep(folder, *TASK, *swept)
+    assert re.search(rf"^{runs} runs: {runs} finished: skipped\.", said, re.MULTILINE), said
+    listed_s, said = command("runs", str(folder))
+    assert f"{runs} runs: {runs} finished" in said, said
+    imports = [sys.executable, "-c", "import defm_rl.commands.train"]
     start = time.perf_counter()
-    with contextlib.suppress(subprocess.CalledProcessError), contextlib.redirect_stdout(io.StringIO()):
-        subprocess.run([sys.executable, "-c", "import defm_rl.commands.train"], check=True)
-    return {"runs": int(listed[1]), "command_s": seconds, "imports_s": time.perf_counter() - start}
+    subprocess.run(imports, check=True)
+    imports_s = time.perf_counter() - start
+    return {"runs": runs, "skipped_s": skipped_s, "listed_s": listed_s, "imports_of_train_s": imports_s}
 
 
 if __name__ == "__main__":
+    which = sys.argv[1:] or ["finished", "side_by_side"]
+    results = {}
     with tempfile.TemporaryDirectory() as place:
-        which = sys.argv[1:] or ["finished", "side_by_side"]
-        results = {}
         if "finished" in which:
             results["finished"] = finished(Path(place) / "finished")
         if "side_by_side" in which:

@@ -1,7 +1,6 @@
 """`defm-rl adapt RUN sensors=[stereo,kinect_nguyen]`: an encoder for a policy that is to work behind other cameras."""
 
 import logging
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -14,12 +13,11 @@ from numpy.typing import NDArray
 from defm_rl import adaptation
 from defm_rl.adaptation import Adapted, Frames, Standardization
 from defm_rl.commands import experiment_settings as settings
-from defm_rl.commands.settings import log_to_stdout
+from defm_rl.commands.running import command
 from defm_rl.encoders import DepthEncoder
 from defm_rl.experiments import environments, plots
 from defm_rl.experiments.adapted import seeing_network
 from defm_rl.experiments.config import (
-    USER_ERRORS,
     Config,
     ConfigError,
     compose_config,
@@ -96,12 +94,9 @@ class Task:
         return self.policy.standardization(environments.camera_keys(self.config.encoder)) or "all"
 
 
+@command("adapt", lambda: settings.usage("defm-rl adapt RUN", Settings, __doc__ or ""))
 def main(arguments: Sequence[str]) -> int:
     """The command; returns its exit status."""
-    log_to_stdout()
-    if {"-h", "--help"} & set(arguments):
-        sys.stdout.write(settings.usage("defm-rl adapt RUN", Settings, __doc__ or ""))
-        return 0
     stop_on_sigterm()
     output = None
     try:
@@ -110,9 +105,6 @@ def main(arguments: Sequence[str]) -> int:
         with refused_settings():
             task = _task(run, others)
             adapted = adapt(task, chosen, output)
-    except USER_ERRORS as error:
-        sys.stderr.write(f"defm-rl adapt: {error}\n")
-        return 2
     except KeyboardInterrupt:
         kept = output is not None and _under_way(output).exists()
         _logger.info("\nInterrupted: %s", "the same command goes on." if kept else "nothing is kept.")

@@ -1,11 +1,11 @@
 """`defm-rl bench-latency PATH|NAME`: one frame at a time on this machine's CPU, of an exported file or an encoder."""
 
 import logging
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from defm_rl.commands.settings import log_to_stdout, parse, usage
+from defm_rl.commands.running import command
+from defm_rl.commands.settings import parse, usage
 
 _logger = logging.getLogger(__name__)
 NAMES = ("PATH|NAME",)
@@ -20,20 +20,17 @@ class Settings:
     threads: int = 0  # how many "all threads" are; 0: those that the process may use
 
 
+@command(
+    "bench-latency",
+    lambda: usage("bench-latency", NAMES, Settings, __doc__ or ""),
+    *(ValueError, FileNotFoundError, RuntimeError),
+)
 def main(arguments: Sequence[str]) -> int:
     """The command; returns its exit status."""
-    log_to_stdout()
-    if {"-h", "--help"} & set(arguments):
-        sys.stdout.write(usage("bench-latency", NAMES, Settings, __doc__ or ""))
-        return 0
     from defm_rl.deploy.latency import measure
 
-    try:
-        (name,), chosen = parse(Settings, arguments, NAMES)
-        rows = measure(name, threads=chosen.threads or None, seconds=chosen.seconds, size=chosen.size)
-    except (ValueError, FileNotFoundError, RuntimeError) as error:
-        sys.stderr.write(f"defm-rl bench-latency: {error}\n")
-        return 2
+    (name,), chosen = parse(Settings, arguments, NAMES)
+    rows = measure(name, threads=chosen.threads or None, seconds=chosen.seconds, size=chosen.size)
     _logger.info(
         "%-14s %7s %8s %8s %8s %8s %10s", *("", "threads", "p50 ms", "p90 ms", "p99 ms", "start s", "memory MB")
     )

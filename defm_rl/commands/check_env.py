@@ -4,7 +4,6 @@ import dataclasses
 import functools
 import logging
 import statistics
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,10 +22,9 @@ from numpy.typing import NDArray
 from defm_rl import normalize_depth
 from defm_rl.checking import EnvReport
 from defm_rl.commands import experiment_settings as settings
-from defm_rl.commands.settings import log_to_stdout
+from defm_rl.commands.running import command
 from defm_rl.experiments import environments
 from defm_rl.experiments.config import (
-    USER_ERRORS,
     Config,
     compose_config,
     is_free,
@@ -62,18 +60,11 @@ class Settings:
     picture: str = "check_env.png"  # what it sees, and the encoders' three channels of it
 
 
+@command("check-env", lambda: settings.usage("defm-rl check-env", Settings, __doc__ or ""))
 def main(arguments: Sequence[str]) -> int:
     """The command; returns its exit status: 1 where there are errors."""
-    log_to_stdout()
-    if {"-h", "--help"} & set(arguments):
-        sys.stdout.write(settings.usage("defm-rl check-env", Settings, __doc__ or ""))
-        return 0
-    try:
-        with refused_settings():
-            report = _run(with_search_path(arguments))
-    except USER_ERRORS as error:
-        sys.stderr.write(f"defm-rl check-env: {error}\n")
-        return 2
+    with refused_settings():
+        report = _run(with_search_path(arguments))
     return int(bool(report.errors))
 
 

@@ -1,11 +1,11 @@
 """`defm-rl compare A B`: two policies (runs or exported files) on the same frames, and the stage at which they part."""
 
 import logging
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from defm_rl.commands.settings import log_to_stdout, parse, usage
+from defm_rl.commands.running import command
+from defm_rl.commands.settings import parse, usage
 
 _logger = logging.getLogger(__name__)
 NAMES = ("A", "B")
@@ -20,24 +20,16 @@ class Settings:
     recorded_unit: str = ""  # m, mm, the metres of one count, or inverse
 
 
+@command("compare", lambda: usage("compare", NAMES, Settings, __doc__ or ""), ValueError)
 def main(arguments: Sequence[str]) -> int:
     """The command; returns its exit status: 1 where the two part."""
-    log_to_stdout()
-    if {"-h", "--help"} & set(arguments):
-        sys.stdout.write(usage("compare", NAMES, Settings, __doc__ or ""))
-        return 0
     from defm_rl.deploy.comparison import compare, recorded_frames
-    from defm_rl.experiments.config import USER_ERRORS
 
-    try:
-        (first, second), chosen = parse(Settings, arguments, NAMES)
-        frames = None
-        if chosen.recorded:
-            frames = recorded_frames(first, chosen.recorded, unit=_unit(chosen.recorded_unit))
-        differences = compare(first, second, frames, adapted=chosen.adapted or None)
-    except (ValueError, *USER_ERRORS) as error:
-        sys.stderr.write(f"defm-rl compare: {error}\n")
-        return 2
+    (first, second), chosen = parse(Settings, arguments, NAMES)
+    frames = None
+    if chosen.recorded:
+        frames = recorded_frames(first, chosen.recorded, unit=_unit(chosen.recorded_unit))
+    differences = compare(first, second, frames, adapted=chosen.adapted or None)
     width = max(len(difference.stage) for difference in differences)
     for difference in differences:
         _logger.info(

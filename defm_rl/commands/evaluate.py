@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from defm_rl.commands import experiment_settings as settings
-from defm_rl.commands.settings import log_to_stdout
+from defm_rl.commands.running import command
 from defm_rl.encoders import DepthEncoder
 from defm_rl.encoders.weights import find_weights
+from defm_rl.errors import UserError
 from defm_rl.experiments import environments, hub
 from defm_rl.experiments.adapted import load_adapted
-from defm_rl.experiments.config import USER_ERRORS, Config, ConfigError, refused_settings
+from defm_rl.experiments.config import Config, ConfigError, refused_settings
 from defm_rl.experiments.episodes import Policy
 from defm_rl.experiments.evaluation import Cell, Options, describe, evaluate, load, threads_put_back
 from defm_rl.experiments.interruption import INTERRUPTED, stop_on_sigterm
@@ -111,17 +112,10 @@ def _runs(folders: Sequence[Path]) -> list[Run]:
     return [run for run in runs if run not in empty]
 
 
+@command("evaluate", lambda: settings.usage("defm-rl evaluate RUN...", Settings, __doc__ or ""))
 def main(arguments: Sequence[str]) -> int:
     """The command; returns its exit status."""
-    log_to_stdout()
-    if {"-h", "--help"} & set(arguments):
-        sys.stdout.write(settings.usage("defm-rl evaluate RUN...", Settings, __doc__ or ""))
-        return 0
-    try:
-        runs, chosen = parse(arguments)
-    except USER_ERRORS as error:
-        sys.stderr.write(f"defm-rl evaluate: {error}\n")
-        return 2
+    runs, chosen = parse(arguments)
     stop_on_sigterm()
     problems: list[str] = []
     cells: list[Cell] = []
@@ -138,7 +132,7 @@ def main(arguments: Sequence[str]) -> int:
             _report(cells, configs, chosen, problems)
         if chosen.adapted and len(runs) == 1:
             _logger.info("For the robot: defm-rl export %s adapted=%s", runs[0].folder, chosen.adapted)
-    except USER_ERRORS as error:
+    except UserError as error:
         problems.append(str(error))
     except KeyboardInterrupt:
         finished = sum(cell.finished for cell in cells)
@@ -177,7 +171,7 @@ def _configurations(runs: Sequence[Run], chosen: Settings, problems: list[str]) 
             if chosen.reported:
                 make_task(config.env).require(Ability.SENSORS)
             configs[run] = config
-        except USER_ERRORS as error:
+        except UserError as error:
             problems.append(str(error))
     return configs
 
@@ -204,7 +198,7 @@ def _evaluate_all(cells: Sequence[Cell], configs: dict[Run, Config], chosen: Set
 def _loaded(run: Run, adapted: Path | None, problems: list[str]) -> tuple[Config, Policy, DepthEncoder | None] | None:
     try:
         return load(run) if adapted is None else load_adapted(run, adapted)
-    except USER_ERRORS as error:
+    except UserError as error:
         problems.append(f"{run.folder}: {error}")
         return None
 
@@ -214,7 +208,7 @@ def _fill(cell: Cell, loaded: tuple[Config, Policy, DepthEncoder | None], proble
     config, policy, encoder = loaded
     try:
         cell.write(config, evaluate(config, policy, encoder, cell.options, cell.sensor))
-    except USER_ERRORS as error:
+    except UserError as error:
         problems.append(f"{cell.run.folder}, sensor {cell.sensor}: {error}")
         return False
     return True
@@ -279,7 +273,7 @@ def _adapted(
                         chosen.frames,
                         chosen.first_layout,
                     )
-            except USER_ERRORS as error:
+            except UserError as error:
                 problems.append(f"{own.runs[0].folder}: {error}")
         found.append(adaptations.compared(results, frozen, own, names, gaps))
     return found

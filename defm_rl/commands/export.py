@@ -1,12 +1,12 @@
 """`defm-rl export RUN`: a run's whole policy in one file, checked against the run before it is written."""
 
 import logging
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from defm_rl.commands.settings import UsageError, log_to_stdout, parse, usage
+from defm_rl.commands.running import command
+from defm_rl.commands.settings import UsageError, parse, usage
 
 _logger = logging.getLogger(__name__)
 NAMES = ("RUN",)
@@ -23,28 +23,20 @@ class Settings:
     episodes: int = 0  # of ONNX: driven by the run and by the file, to compare their success
 
 
+@command("export", lambda: usage("export", NAMES, Settings, __doc__ or ""), ValueError)
 def main(arguments: Sequence[str]) -> int:
     """The command; returns its exit status."""
-    log_to_stdout()
-    if {"-h", "--help"} & set(arguments):
-        sys.stdout.write(usage("export", NAMES, Settings, __doc__ or ""))
-        return 0
     from defm_rl.deploy.driving import success
     from defm_rl.deploy.exporting import FORMATS, export
-    from defm_rl.experiments.config import USER_ERRORS
     from defm_rl.experiments.evaluation import describe
 
-    try:
-        (run,), chosen = parse(Settings, arguments, NAMES)
-        adapted = Path(chosen.adapted) if chosen.adapted else None
-        default = Path(run) / "policy" if adapted is None else adapted
-        path = Path(chosen.path or default.with_suffix(FORMATS.get(chosen.format, "")))
-        if chosen.episodes and chosen.format != "onnx":
-            raise UsageError(f"episodes={chosen.episodes}: format=onnx alone can be driven")
-        exported = export(run, path, chosen.format, chosen.precision, adapted=adapted)
-    except (ValueError, *USER_ERRORS) as error:
-        sys.stderr.write(f"defm-rl export: {error}\n")
-        return 2
+    (run,), chosen = parse(Settings, arguments, NAMES)
+    adapted = Path(chosen.adapted) if chosen.adapted else None
+    default = Path(run) / "policy" if adapted is None else adapted
+    path = Path(chosen.path or default.with_suffix(FORMATS.get(chosen.format, "")))
+    if chosen.episodes and chosen.format != "onnx":
+        raise UsageError(f"episodes={chosen.episodes}: format=onnx alone can be driven")
+    exported = export(run, path, chosen.format, chosen.precision, adapted=adapted)
     checked = exported.contract.checked
     _logger.info(
         "%s (%.1f MB), and its contract in %s",

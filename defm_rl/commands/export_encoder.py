@@ -1,11 +1,11 @@
 """`defm-rl export-encoder NAME`: an encoder alone as one file, depth in metres in, features out."""
 
 import logging
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from defm_rl.commands.settings import log_to_stdout, parse, usage
+from defm_rl.commands.running import command
+from defm_rl.commands.settings import parse, usage
 
 _logger = logging.getLogger(__name__)
 NAMES = ("NAME",)
@@ -26,33 +26,24 @@ class Settings:
     path: str = ""  # of the file; empty: NAME.onnx (NAME.pt2, NAME.pt) here
 
 
+@command("export-encoder", lambda: usage("export-encoder", NAMES, Settings, __doc__ or ""), ValueError)
 def main(arguments: Sequence[str]) -> int:
     """The command; returns its exit status."""
-    log_to_stdout()
-    if {"-h", "--help"} & set(arguments):
-        sys.stdout.write(usage("export-encoder", NAMES, Settings, __doc__ or ""))
-        return 0
     from defm_rl.deploy.exporting import FORMATS, export_encoder
-    from defm_rl.encoders import WeightsUnavailableError
-    from defm_rl.encoders.weights import InvalidWeightsError, WeightsNotFoundError
 
-    try:
-        (name,), chosen = parse(Settings, arguments, NAMES)
-        exported = export_encoder(
-            name,
-            chosen.path or f"{name}{FORMATS.get(chosen.format, '')}",
-            chosen.format,
-            chosen.precision,
-            weights=chosen.weights,
-            image_size=chosen.size,
-            features=chosen.features.split(","),
-            pool=chosen.pool,
-            grid=chosen.grid,
-            bifpn=chosen.bifpn,
-        )
-    except (ValueError, WeightsUnavailableError, WeightsNotFoundError, InvalidWeightsError) as error:
-        sys.stderr.write(f"defm-rl export-encoder: {error}\n")
-        return 2
+    (name,), chosen = parse(Settings, arguments, NAMES)
+    exported = export_encoder(
+        name,
+        chosen.path or f"{name}{FORMATS.get(chosen.format, '')}",
+        chosen.format,
+        chosen.precision,
+        weights=chosen.weights,
+        image_size=chosen.size,
+        features=chosen.features.split(","),
+        pool=chosen.pool,
+        grid=chosen.grid,
+        bifpn=chosen.bifpn,
+    )
     difference = exported.contract.checked["largest_difference"]
     _logger.info("%s: its features differ from PyTorch's by up to %.2g.", exported.path, difference)
     return 0

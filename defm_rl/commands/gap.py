@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from defm_rl.commands import experiment_settings as settings
-from defm_rl.commands.settings import log_to_stdout
+from defm_rl.commands.running import command
 from defm_rl.experiments import environments
 from defm_rl.experiments.config import (
-    USER_ERRORS,
     ConfigError,
     compose_config,
     group_options,
@@ -53,17 +52,15 @@ class Settings:
     report: str | None = None  # a folder for report.html, report.json and report.csv
 
 
+def _usage() -> str:
+    usage = settings.usage("defm-rl gap", Settings, __doc__ or "")
+    return f"{usage}\nkeys of the experiment, as `defm-rl train` has them:\n{_experiment_keys()}\n"
+
+
+@command("gap", _usage)
 def main(arguments: Sequence[str]) -> int:
     """The command; returns its exit status."""
-    log_to_stdout()
-    if {"-h", "--help"} & set(arguments):
-        usage = settings.usage("defm-rl gap", Settings, __doc__ or "")
-        sys.stdout.write(f"{usage}\nkeys of the experiment, as `defm-rl train` has them:\n{_experiment_keys()}\n")
-        return 0
-    try:
-        problems = _run(arguments)
-    except USER_ERRORS as error:
-        problems = [str(error)]
+    problems = _run(arguments)
     for problem in problems:
         sys.stderr.write(f"defm-rl gap: {problem}\n")
     return 2 if problems else 0

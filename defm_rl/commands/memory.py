@@ -5,8 +5,8 @@ import json
 import sys
 from collections.abc import Sequence
 
-from defm_rl.commands.settings import log_to_stdout
-from defm_rl.experiments.config import USER_ERRORS, ConfigError, compose_config, with_search_path
+from defm_rl.commands.running import command
+from defm_rl.experiments.config import ConfigError, compose_config, with_search_path
 from defm_rl.experiments.memory import TrainingMemory, estimate_training
 from defm_rl.experiments.overrides import check_overrides
 from defm_rl.experiments.runs import to_config
@@ -49,25 +49,18 @@ def table(memory: TrainingMemory) -> str:
     )
 
 
+@command("memory", lambda: _USAGE.format(summary=__doc__))
 def main(arguments: Sequence[str]) -> int:
     """The command; returns its exit status."""
-    log_to_stdout()
-    if {"-h", "--help"} & set(arguments):
-        sys.stdout.write(_USAGE.format(summary=__doc__))
-        return 0
-    try:
-        arguments = with_search_path(arguments)
-        flags = [argument for argument in arguments if argument.startswith("-")]
-        unknown = [flag for flag in flags if flag not in _FLAGS]
-        if unknown:
-            raise ConfigError(f"there is no option {unknown[0]!r}: there is {', '.join(_FLAGS)}.")
-        overrides = [argument for argument in arguments if argument not in flags]
-        check_overrides(overrides)
-        device = next((flag.partition("=")[2] for flag in flags if flag.startswith("--device=")), None)
-        memory = estimate_training(to_config(compose_config(overrides)), device)
-    except USER_ERRORS as error:
-        sys.stderr.write(f"defm-rl memory: {error}\n")
-        return 2
+    arguments = with_search_path(arguments)
+    flags = [argument for argument in arguments if argument.startswith("-")]
+    unknown = [flag for flag in flags if flag not in _FLAGS]
+    if unknown:
+        raise ConfigError(f"there is no option {unknown[0]!r}: there is {', '.join(_FLAGS)}.")
+    overrides = [argument for argument in arguments if argument not in flags]
+    check_overrides(overrides)
+    device = next((flag.partition("=")[2] for flag in flags if flag.startswith("--device=")), None)
+    memory = estimate_training(to_config(compose_config(overrides)), device)
     if "--json" in flags:
         totals = {"device_total": memory.device_total, "host_total": memory.host_total}
         sys.stdout.write(json.dumps({**dataclasses.asdict(memory), **totals}, indent=2) + "\n")

@@ -8,7 +8,6 @@ of the cameras.
 
 import json
 import logging
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,11 +18,11 @@ import torch
 
 from defm_rl import probes
 from defm_rl.commands import experiment_settings as settings
-from defm_rl.commands.settings import log_to_stdout
+from defm_rl.commands.running import command
 from defm_rl.encoders import DepthEncoder
 from defm_rl.encoders.weights import find_weights, read_adaptation
 from defm_rl.experiments import statistics
-from defm_rl.experiments.config import USER_ERRORS, ConfigError
+from defm_rl.experiments.config import ConfigError
 from defm_rl.experiments.progress import progress_bar
 from defm_rl.experiments.provenance import provenance
 from defm_rl.probes import LabelledDepth, Maps, labelled
@@ -78,18 +77,15 @@ class _Encoded:
     test: tuple[Vectors, Cells | None]
 
 
+@command(
+    "probe",
+    lambda: settings.usage("defm-rl probe [DATA]", Settings, __doc__ or ""),
+    *(TypeError, ValueError, ImportError),
+)
 def main(arguments: Sequence[str]) -> int:
     """The command; returns its exit status."""
-    log_to_stdout()
-    if {"-h", "--help"} & set(arguments):
-        sys.stdout.write(settings.usage("defm-rl probe [DATA]", Settings, __doc__ or ""))
-        return 0
-    try:
-        source, chosen = parse(arguments)
-        _run(source, chosen)
-    except (*USER_ERRORS, TypeError, ValueError, ImportError) as error:
-        sys.stderr.write(f"defm-rl probe: {error}\n")
-        return 2
+    source, chosen = parse(arguments)
+    _run(source, chosen)
     return 0
 
 

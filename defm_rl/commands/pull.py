@@ -4,13 +4,12 @@ Without FOLDER it is runs/hub/user/repo.
 """
 
 import logging
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from defm_rl.commands.settings import UsageError, log_to_stdout, parse, usage
-from defm_rl.experiments.config import USER_ERRORS
+from defm_rl.commands.running import command
+from defm_rl.commands.settings import parse, usage
 from defm_rl.experiments.hub import Place, pull
 
 _logger = logging.getLogger(__name__)
@@ -24,17 +23,10 @@ class Settings:
     trust: bool = False  # code that the repository brings or names may run here
 
 
+@command("pull", lambda: usage("pull", NAMES, Settings, __doc__ or ""))
 def main(arguments: Sequence[str]) -> int:
     """The command; returns its exit status."""
-    log_to_stdout()
-    if {"-h", "--help"} & set(arguments):
-        sys.stdout.write(usage("pull", NAMES, Settings, __doc__ or ""))
-        return 0
-    try:
-        (place, *folder), chosen = parse(Settings, arguments, NAMES)
-        run = pull(Place.parse(place), *map(Path, folder), trust=chosen.trust)
-    except (UsageError, *USER_ERRORS) as error:
-        sys.stderr.write(f"defm-rl pull: {error}\n")
-        return 2
+    (place, *folder), chosen = parse(Settings, arguments, NAMES)
+    run = pull(Place.parse(place), *map(Path, folder), trust=chosen.trust)
     _logger.info("Next: defm-rl evaluate %s sensors=all, or defm-rl export %s", run.folder, run.folder)
     return 0

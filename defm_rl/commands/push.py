@@ -1,13 +1,12 @@
 """`defm-rl push RUN user/repo`: a run's policy on the Hugging Face Hub, with its figures, its film and a model card."""
 
 import logging
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from defm_rl.commands.settings import UsageError, log_to_stdout, parse, usage
-from defm_rl.experiments.config import USER_ERRORS
+from defm_rl.commands.running import command
+from defm_rl.commands.settings import parse, usage
 from defm_rl.experiments.hub import push
 from defm_rl.experiments.runs import Run
 
@@ -25,24 +24,17 @@ class Settings:
     license: str = ""  # of the policy, as the Hub writes it: apache-2.0
 
 
+@command("push", lambda: usage("push", NAMES, Settings, __doc__ or ""))
 def main(arguments: Sequence[str]) -> int:
     """The command; returns its exit status."""
-    log_to_stdout()
-    if {"-h", "--help"} & set(arguments):
-        sys.stdout.write(usage("push", NAMES, Settings, __doc__ or ""))
-        return 0
-    try:
-        (folder, repository), chosen = parse(Settings, arguments, NAMES)
-        url = push(
-            Run(Path(folder)),
-            repository,
-            private=chosen.private,
-            update=chosen.update,
-            encoder=chosen.encoder,
-            license_name=chosen.license or None,
-        )
-    except (UsageError, *USER_ERRORS) as error:
-        sys.stderr.write(f"defm-rl push: {error}\n")
-        return 2
+    (folder, repository), chosen = parse(Settings, arguments, NAMES)
+    url = push(
+        Run(Path(folder)),
+        repository,
+        private=chosen.private,
+        update=chosen.update,
+        encoder=chosen.encoder,
+        license_name=chosen.license or None,
+    )
     _logger.info("%s is at %s\nAnyone who may see it: defm-rl evaluate hf://%s", folder, url, repository)
     return 0

@@ -1,17 +1,16 @@
 """What is said after a command: names first, then settings as key=value, without any library to parse them."""
 
 import dataclasses
-import logging
-import sys
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
+from defm_rl.errors import UserError
 from defm_rl.names import hint
 
 T = TypeVar("T")
 
 
-class UsageError(ValueError):
+class UsageError(UserError, ValueError):
     """A command line that cannot be, with what to write instead."""
 
 
@@ -45,12 +44,6 @@ def usage(command: str, names: Sequence[str], schema: Any, summary: str) -> str:
     lines = [f"  {name}={_as_text(value)}" for name, value in vars(schema()).items()]
     head = f"usage: defm-rl {command} {' '.join(names)} [key=value ...]"
     return "\n".join([head, "", summary.strip(), "", "keys and defaults:", *lines, ""])
-
-
-def log_to_stdout() -> None:
-    """Shows what this library says, and of others warnings alone: SciPy and OpenGL tell much that nobody asked for."""
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stdout)
-    logging.getLogger("defm_rl").setLevel(logging.INFO)
 
 
 def _converted(key: str, text: str, default: Any) -> Any:

@@ -17,10 +17,10 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
+from defm_rl.errors import UserError
 from defm_rl.experiments.check import check_settings
 from defm_rl.experiments.config import (
     CONF_MODULE,
-    USER_ERRORS,
     Config,
     ConfigError,
     register,
@@ -55,7 +55,7 @@ def task(composed: DictConfig) -> float:
         if job.mode is RunMode.MULTIRUN:
             return _one_of_many(config, run, overrides)
         metrics = train(config, run, overrides)
-    except USER_ERRORS as error:
+    except UserError as error:
         sys.stderr.write(f"defm-rl train: {error}\n")
         if job.mode is RunMode.MULTIRUN:  # the other runs go on
             raise
@@ -93,7 +93,7 @@ def _one_of_many(config: Config, run: Run, overrides: Sequence[str]) -> float:
         if current_process().name.startswith("Loky") and os.getppid() != driver:
             logging.shutdown()
             os._exit(0)  # a worker of joblib's would wait for its driver, which was killed, for ever
-    except USER_ERRORS:
+    except UserError:
         raise
     except Exception:
         _logger.exception("%s failed.", run.folder)
@@ -191,12 +191,14 @@ def main(arguments: Sequence[str]) -> int:
     """The command; returns its exit status."""
     try:
         arguments, zipped = with_zip(with_resumed(with_search_path(arguments)))
-        composed = check_overrides([argument for argument in arguments if not argument.startswith("-")], zipped)
+        overrides = [argument for argument in arguments if not argument.startswith("-")]
         if all(flag in ("-m", "--multirun") for flag in arguments if flag.startswith("-")):
-            check_settings([_config(one, list(arguments)) for one in composed])
+            check_settings(check_overrides(overrides, zipped, lambda composed: _config(composed, arguments)))
+        else:  # --help, or to see the configuration
+            check_overrides(overrides, zipped)
         _check_installed(arguments)
         register()
-    except USER_ERRORS as error:
+    except UserError as error:
         sys.stderr.write(f"defm-rl train: {error}\n")
         return 2
     sys.argv = ["defm-rl train", *with_free_keys(arguments)]

@@ -6,7 +6,6 @@ Without it, a task is looked at: defm-rl view env=navigation env.level=boxes.
 
 import itertools
 import logging
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,9 +16,9 @@ import torch
 from numpy.typing import NDArray
 
 from defm_rl.commands import experiment_settings as settings
-from defm_rl.commands.settings import log_to_stdout
+from defm_rl.commands.running import command
 from defm_rl.encoders import DepthEncoder
-from defm_rl.experiments.config import USER_ERRORS, ConfigError, compose_config, is_key, known_keys, with_search_path
+from defm_rl.experiments.config import ConfigError, compose_config, is_key, known_keys, with_search_path
 from defm_rl.experiments.environments import camera_keys
 from defm_rl.experiments.evaluation import load
 from defm_rl.experiments.frames import task_frames
@@ -54,18 +53,15 @@ class Settings:
     seed: int = 0
 
 
+@command(
+    "view",
+    lambda: settings.usage("defm-rl view [SOURCE]", Settings, __doc__ or ""),
+    *(TypeError, ValueError, ImportError),
+)
 def main(arguments: Sequence[str]) -> int:
     """The command; returns its exit status."""
-    log_to_stdout()
-    if {"-h", "--help"} & set(arguments):
-        sys.stdout.write(settings.usage("defm-rl view [SOURCE]", Settings, __doc__ or ""))
-        return 0
-    try:
-        source, chosen, others = parse(with_search_path(arguments))
-        _run(source, chosen, others)
-    except (*USER_ERRORS, TypeError, ValueError, ImportError) as error:
-        sys.stderr.write(f"defm-rl view: {error}\n")
-        return 2
+    source, chosen, others = parse(with_search_path(arguments))
+    _run(source, chosen, others)
     return 0
 
 

@@ -30,8 +30,12 @@ class GridAverage(nn.Module):
         self.rows, self.columns = rows, columns
         self.map_size = map_size
         if map_size is not None:
-            self.register_buffer("over_rows", _averaging_matrix(map_size[0], rows), persistent=False)
-            self.register_buffer("over_columns", _averaging_matrix(map_size[1], columns), persistent=False)
+            # Made on the CPU: for arithmetic on the meta device PyTorch would import its compiler, which takes seconds.
+            made, here = torch.empty(0, dtype=torch.float32, device="cpu"), torch.empty(0).device
+            self.register_buffer("over_rows", _averaging_matrix(map_size[0], rows, made).to(here), persistent=False)
+            self.register_buffer(
+                "over_columns", _averaging_matrix(map_size[1], columns, made).to(here), persistent=False
+            )
 
     def forward(self, feature_map: Tensor) -> Tensor:
         """(B, C, H, W) to (B, C * rows * columns)."""
@@ -48,16 +52,15 @@ class GridAverage(nn.Module):
         return f"rows={self.rows}, columns={self.columns}"
 
 
-def _averaging_matrix(size: int, bins: int, like: Tensor | None = None) -> Tensor:
+def _averaging_matrix(size: int, bins: int, like: Tensor) -> Tensor:
     """The (bins, size) matrix that averages `size` cells into `bins` ranges, cut where adaptive average pooling cuts.
 
     A matrix and not `adaptive_avg_pool2d`: ONNX has no adaptive pooling for sizes that do not divide. It is made on the
     device of `like`, and in its dtype: a copy would wait for the device, and could not be part of a CUDA graph.
     """
-    device, dtype = (None, torch.float32) if like is None else (like.device, like.dtype)
-    cells, index = torch.arange(size, device=device), torch.arange(bins, device=device)[:, None]
+    cells, index = torch.arange(size, device=like.device), torch.arange(bins, device=like.device)[:, None]
     inside = (cells >= index * size // bins) & (cells < ((index + 1) * size + bins - 1) // bins)
-    return (inside / inside.sum(1, keepdim=True)).to(dtype)
+    return (inside / inside.sum(1, keepdim=True)).to(like.dtype)
 
 
 class SpatialSoftmax(nn.Module):

@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from defm_rl.errors import UserError
+
 logger = logging.getLogger(__name__)
 
 REPOSITORY = "leggedrobotics/defm"
@@ -23,15 +25,15 @@ ADAPTATION = "defm_rl.adaptation"
 """Under this key a `.safetensors` file of adapted weights says, as JSON, what they are an adaptation of."""
 
 
-class WeightsUnavailableError(OSError):
+class WeightsUnavailableError(UserError, OSError):
     """The Hub cannot be reached, and the weights are not in its cache."""
 
 
-class WeightsNotFoundError(FileNotFoundError):
+class WeightsNotFoundError(UserError, FileNotFoundError):
     """There is no such file, revision or repository."""
 
 
-class InvalidWeightsError(ValueError):
+class InvalidWeightsError(UserError, ValueError):
     """The file is damaged, or does not hold this encoder's weights."""
 
 

@@ -447,6 +447,14 @@ def configured(kind: type[Config], config: Config | None, settings: Mapping[str,
     return dataclasses.replace(config or kind(), **settings)
 
 
+def check_positive(config: Any, *names: str) -> None:
+    """Raises a ValueError for the first of these fields of a configuration that is not above 0."""
+    for name in names:
+        value = getattr(config, name)
+        if not value > 0:
+            raise ValueError(f"{name} must be positive, got {value}")
+
+
 def failure_modes(success: NDArray[np.bool_], modes: Mapping[str, NDArray[np.bool_]]) -> NDArray[np.str_]:
     """Say of each episode how it failed.
 

@@ -4,12 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+import scipy  # whose parts are imported when they are asked for
 from numpy.typing import NDArray
-from scipy import ndimage
-from scipy.sparse import csr_array
-from scipy.sparse.csgraph import dijkstra
-
-from defm_rl.names import hint
 
 Floats = NDArray[np.float64]
 
@@ -122,17 +118,6 @@ LEVELS: dict[str, Level] = {
 """From easy to hard."""
 
 
-def get_level(name: str) -> Level:
-    """Look a level up.
-
-    Raises:
-        ValueError: There is none of that name.
-    """
-    if name in LEVELS:
-        return LEVELS[name]
-    raise ValueError(f"unknown level {name!r}{hint(name, LEVELS)}")
-
-
 class Grid:
     """Nodes 0.1 m apart over an arena, with everything about shortest paths that does not depend on the layout.
 
@@ -195,12 +180,14 @@ class Grid:
         costs = self._costs + np.where(clear, 0.0, np.inf).take(self._targets)
         rows, columns = np.unravel_index(around_goal, self.shape)
         costs[-4:] = np.hypot(self._x[columns] - goal[0], self._y[rows] - goal[1])
-        graph = csr_array((costs, self._targets, self._row_starts), shape=(clear.size + 1, clear.size + 1))
-        flat: Floats = dijkstra(graph, indices=[clear.size])[0, :-1]
+        graph = scipy.sparse.csr_array((costs, self._targets, self._row_starts), shape=(clear.size + 1, clear.size + 1))
+        flat: Floats = scipy.sparse.csgraph.dijkstra(graph, indices=[clear.size])[0, :-1]
         if not np.isfinite(flat[around_start]).all():
             return None
         distances = flat.reshape(self.shape)
-        rows, columns = ndimage.distance_transform_edt(np.isinf(distances), return_distances=False, return_indices=True)
+        rows, columns = scipy.ndimage.distance_transform_edt(
+            np.isinf(distances), return_distances=False, return_indices=True
+        )
         way = np.hypot(self._x[columns] - self._x, self._y[rows] - self._y[:, None])
         return distances[rows, columns] + way
 

@@ -12,7 +12,7 @@ from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
 
 from defm_rl.envs.boxes import BOX_FIELDS, Boxes, add_box
-from defm_rl.envs.core import Command, Ids, MujocoEnv, MujocoVectorEnv, configured, failure_modes
+from defm_rl.envs.core import Command, Ids, MujocoEnv, MujocoVectorEnv, check_positive, configured, failure_modes
 from defm_rl.envs.quadruped import ACTUATOR_NAMES, JOINT_NAMES, LEGS, LINKS, Legs, Trot
 from defm_rl.envs.randomization import Randomization
 from defm_rl.envs.rendering import GEOM_GROUPS_SEEN
@@ -20,14 +20,15 @@ from defm_rl.envs.robots import check_robot, load_robot
 from defm_rl.envs.terrains import (
     FINISH_X,
     GRID_SHAPE,
+    LEVELS,
     PIT_M,
     START_X,
     Course,
     Level,
     draw_course,
-    get_level,
     heights_at,
 )
+from defm_rl.names import look_up
 
 Floats = NDArray[np.float64]
 
@@ -128,11 +129,9 @@ class LocomotionConfig:
         Raises:
             ValueError: An unknown level or randomization, or a number out of range.
         """
-        get_level(self.level)
+        look_up("level", self.level, LEVELS)
         object.__setattr__(self, "randomization", Randomization.of(self.randomization))
-        for name in ("max_depth_m", "control_step_s", "physics_step_s", "gait_period_s", "stiffness_nm_rad"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+        check_positive(self, "max_depth_m", "control_step_s", "physics_step_s", "gait_period_s", "stiffness_nm_rad")
         for name in ("camera_fov_deg", "belly_fov_deg"):
             if not 0 < getattr(self, name) < 180:
                 raise ValueError(f"{name} must lie between 0 and 180, got {getattr(self, name)}")
@@ -193,7 +192,7 @@ class LocomotionVectorEnv(MujocoVectorEnv):
         **settings: Any,
     ) -> None:
         self.config = configured(LocomotionConfig, config, settings)
-        self.level = get_level(self.config.level)
+        self.level = look_up("level", self.config.level, LEVELS)
         model = _build_model(self.config, self.level)
         super().__init__(
             model,

@@ -10,10 +10,11 @@ from gymnasium import spaces
 from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
 
-from defm_rl.envs.core import Command, Ids, MujocoEnv, MujocoVectorEnv, configured, failure_modes
-from defm_rl.envs.objects import AREA_M, SHAPES, Object, draw_scene, get_level
+from defm_rl.envs.core import Command, Ids, MujocoEnv, MujocoVectorEnv, check_positive, configured, failure_modes
+from defm_rl.envs.objects import AREA_M, LEVELS, SHAPES, Object, draw_scene
 from defm_rl.envs.randomization import Randomization
 from defm_rl.envs.robots import check_robot, load_robot
+from defm_rl.names import look_up
 
 Floats = NDArray[np.float64]
 
@@ -116,19 +117,13 @@ class ManipulationConfig:
         Raises:
             ValueError: An unknown level or randomization, or a number out of range.
         """
-        get_level(self.level)
+        look_up("level", self.level, LEVELS)
         object.__setattr__(self, "randomization", Randomization.of(self.randomization))
-        for name in (
-            "max_depth_m",
-            "control_step_s",
-            "max_step_m",
-            "max_turn_rad",
-            "finger_speed_m_s",
-            "lift_height_m",
-            "hold_s",
-        ):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+        check_positive(
+            self,
+            *("max_depth_m", "control_step_s", "max_step_m", "max_turn_rad"),
+            *("finger_speed_m_s", "lift_height_m", "hold_s"),
+        )
         if not 0 <= self.ready_share <= 1:
             raise ValueError(f"ready_share must lie between 0 and 1, got {self.ready_share}")
         if np.allclose(self.camera_position_m[:2], self.camera_target_m[:2]):
@@ -195,7 +190,7 @@ class ManipulationVectorEnv(MujocoVectorEnv):
         **settings: Any,
     ) -> None:
         self.config = configured(ManipulationConfig, config, settings)
-        self.level = get_level(self.config.level)
+        self.level = look_up("level", self.config.level, LEVELS)
         max_steps = self.config.max_episode_steps
         max_steps = self.level.max_episode_steps if max_steps is None else max_steps
         model = _build_model(self.config, self.level.num_objects)

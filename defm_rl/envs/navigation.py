@@ -11,11 +11,12 @@ from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
 
 from defm_rl.envs.boxes import BOX_FIELDS, Boxes, add_box
-from defm_rl.envs.core import Command, Ids, MujocoEnv, MujocoVectorEnv, configured, failure_modes
-from defm_rl.envs.layouts import WALL_THICKNESS_M, Grid, Layout, Level, draw_layout, get_level
+from defm_rl.envs.core import Command, Ids, MujocoEnv, MujocoVectorEnv, check_positive, configured, failure_modes
+from defm_rl.envs.layouts import LEVELS, WALL_THICKNESS_M, Grid, Layout, Level, draw_layout
 from defm_rl.envs.randomization import Randomization
 from defm_rl.envs.rendering import GEOM_GROUPS_SEEN
 from defm_rl.envs.robots import check_robot, load_robot
+from defm_rl.names import look_up
 
 _OBSTACLE_HEIGHT_M = 1.0
 
@@ -76,11 +77,9 @@ class NavigationConfig:
         Raises:
             ValueError: An unknown level or randomization, or a number out of range.
         """
-        get_level(self.level)
+        look_up("level", self.level, LEVELS)
         object.__setattr__(self, "randomization", Randomization.of(self.randomization))
-        for name in ("camera_height_m", "max_depth_m", "control_step_s", "max_speed_m_s", "success_radius_m"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+        check_positive(self, "camera_height_m", "max_depth_m", "control_step_s", "max_speed_m_s", "success_radius_m")
         if not 0 < self.horizontal_fov_deg < 180:
             raise ValueError(f"horizontal_fov_deg must lie between 0 and 180, got {self.horizontal_fov_deg}")
 
@@ -123,7 +122,7 @@ class NavigationVectorEnv(MujocoVectorEnv):
         **settings: Any,
     ) -> None:
         self.config = configured(NavigationConfig, config, settings)
-        self.level = get_level(self.config.level)
+        self.level = look_up("level", self.config.level, LEVELS)
         self._state_bounds = _state_space()
         max_steps = self.config.max_episode_steps
         max_steps = self.level.max_episode_steps if max_steps is None else max_steps

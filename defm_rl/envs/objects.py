@@ -5,8 +5,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from defm_rl.names import hint
-
 Floats = NDArray[np.float64]
 
 SHAPES = ("box", "cylinder", "ellipsoid", "hammer")
@@ -86,17 +84,6 @@ LEVELS: dict[str, Level] = {
     )
 }
 """From easy to hard."""
-
-
-def get_level(name: str) -> Level:
-    """Look a level up.
-
-    Raises:
-        ValueError: There is none of that name.
-    """
-    if name in LEVELS:
-        return LEVELS[name]
-    raise ValueError(f"unknown level {name!r}{hint(name, LEVELS)}")
 
 
 def draw_scene(level: Level, seed: int) -> list[Object]:

@@ -6,8 +6,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from defm_rl.names import hint
-
 Floats = NDArray[np.float64]
 Blocks = list[tuple[float, float, float, float, float]]
 """Boxes by x_min, x_max, y_min, y_max and height of the top, in metres. All stand on the ground of the pit."""
@@ -129,17 +127,6 @@ LEVELS: dict[str, Level] = {
     )
 }
 """From easy to hard; each but the first from nearly flat (difficulty 0) on."""
-
-
-def get_level(name: str) -> Level:
-    """Look a level up.
-
-    Raises:
-        ValueError: There is none of that name.
-    """
-    if name in LEVELS:
-        return LEVELS[name]
-    raise ValueError(f"unknown level {name!r}{hint(name, LEVELS)}")
 
 
 def draw_course(level: Level, difficulty: tuple[float, float], rng: np.random.Generator) -> Course:

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
-from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from defm_rl.encoders.weights import REPOSITORY
 from defm_rl.experiments.config import Config
 from defm_rl.experiments.runs import Run
 from defm_rl.experiments.tasks import make_task
+from defm_rl.experiments.templates import template
 
 
 def write_card(run: Run, repository: str, license_name: str | None, trust: Sequence[str]) -> None:
@@ -25,17 +25,10 @@ def write_card(run: Run, repository: str, license_name: str | None, trust: Seque
     """
     config, metrics = run.config(), json.loads((run.folder / "metrics.json").read_text())
     encoder = metrics["made_by"]["encoder"]
-    environment = Environment(
-        loader=PackageLoader("defm_rl.experiments", "."),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters.update(figure=_figure, thousands="{:,}".format)
     task = make_task(config.env)
     figures = _figures(metrics["evaluation"])
-    body = environment.get_template("card.md.jinja").render(
+    card = template("defm_rl.experiments", "card.md.jinja", figure=_figure, thousands="{:,}".format)
+    body = card.render(
         name=repository.partition("/")[2],
         repository=repository,
         config=config,

@@ -25,6 +25,7 @@ from omegaconf.errors import OmegaConfBaseException
 from defm_rl.encoders.registry import custom_name, published_name
 from defm_rl.encoders.weights import InvalidWeightsError, WeightsNotFoundError, WeightsUnavailableError
 from defm_rl.envs import LocomotionConfig, ManipulationConfig, NavigationConfig
+from defm_rl.errors import UserError
 from defm_rl.plugins import load_plugins
 
 CONF_MODULE = "defm_rl.experiments.conf"
@@ -219,6 +220,8 @@ class EncoderConfig:
 class AlgoConfig:
     """What the algorithms share."""
 
+    takes_tensors: ClassVar[bool] = False  # whether observations may be tensors, on any device
+
     name: str = MISSING
     total_steps: int = MISSING  # environment steps, all environments together
     time_limit_s: float | None = None  # end training after this many seconds if the steps take longer
@@ -265,6 +268,8 @@ class SACConfig(AlgoConfig):
 @dataclass
 class RslRlConfig(AlgoConfig):
     """What RSL-RL's algorithms share; the names are RSL-RL's."""
+
+    takes_tensors: ClassVar[bool] = True
 
     activation: str = "elu"
     obs_normalization: bool = False  # running standardization of the vector observations
@@ -483,12 +488,8 @@ def _searched(overrides: Sequence[str]) -> list[Path]:
     return [Path(place.removeprefix("file://")) for place in places if "://" not in place.removeprefix("file://")]
 
 
-class ConfigError(ValueError):
+class ConfigError(UserError, ValueError):
     """A configuration that cannot be, with what to write instead."""
-
-
-USER_ERRORS = (ConfigError, WeightsUnavailableError, WeightsNotFoundError, InvalidWeightsError)
-"""What a command answers with a message instead of a traceback."""
 
 
 @contextlib.contextmanager

@@ -17,8 +17,9 @@ import torch
 
 from defm_rl.encoders import DepthEncoder
 from defm_rl.encoders.weights import file_sha256
+from defm_rl.errors import UserError
 from defm_rl.experiments import environments, statistics
-from defm_rl.experiments.config import USER_ERRORS, Config, ConfigError, refused_settings
+from defm_rl.experiments.config import Config, ConfigError, refused_settings
 from defm_rl.experiments.episodes import Episode, Policy, Seeing, run_episodes
 from defm_rl.experiments.progress import progress_bar
 from defm_rl.experiments.provenance import provenance
@@ -159,7 +160,7 @@ def load(run: Run) -> tuple[Config, Seeing, DepthEncoder | None]:
     settle_threads(config)
     try:
         return config, load_policy(config, run.checkpoint), encoder
-    except USER_ERRORS:
+    except UserError:
         raise
     except (OSError, ValueError, KeyError, RuntimeError, ImportError, zipfile.BadZipFile, pickle.PickleError) as error:
         raise ConfigError(f"The checkpoint of {run.folder} cannot be read: {error}") from error

@@ -14,6 +14,9 @@ from defm_rl.experiments.runs import Run
 _DIGITS = 12  # of the digest: two of a million runs share one with a probability of one to five hundred
 # What it is called, where it runs, and what is kept of it.
 _NO_MATTER = ("experiment", "logger", "resume", "checkpoint_every", "evaluation.clips", "env.device")
+# Settings that came after runs had identities, each with the value that stands for what was done before it was there:
+# with that value a run is the one that it was.
+_LATER: dict[str, Any] = {}
 
 
 def run_digest(config: Config) -> str:
@@ -21,15 +24,20 @@ def run_digest(config: Config) -> str:
 
     Files count by what is in them: an encoder's weights, and a teacher's checkpoint. What is the same written
     differently, by an option or key by key, is one run; names, folders, loggers and how often a checkpoint is written
-    make no difference.
+    make no difference; nor do settings that came later, while they say what was done before them.
     """
-    values = dataclasses.asdict(config)
+    values = _as_dict(config)
     for key in _NO_MATTER:
-        group, _, name = key.rpartition(".")
-        (values[group] if group else values).pop(name, None)
+        part, name = _place(values, key)
+        part.pop(name, None)
+    for key, before in _LATER.items():
+        part, name = _place(values, key)
+        if part.get(name) == before:
+            part.pop(name, None)
     weights = Path(config.encoder.weights).expanduser()
     if config.encoder.weights not in ("hub", "random") and weights.is_file():
-        values["encoder"]["weights"] = file_sha256(weights)
+        part, name = _place(values, "encoder.weights")
+        part[name] = file_sha256(weights)
     if config.teacher is not None:
         values["teacher"] = _checkpoint_sha256(config.teacher)
     return _sha256(values)[:_DIGITS]
@@ -47,6 +55,22 @@ def run_name(config: Config, digest: str | None = None) -> str:
     return f"{readable}-seed{config.seed}-{digest or run_digest(config)}"
 
 
+def _place(values: dict[str, Any], key: str) -> tuple[dict[str, Any], str]:
+    """The dictionary that a dotted key is in, made where a dataclass stands for it, and the key's name there."""
+    *groups, name = key.split(".")
+    for group in groups:
+        part = values.get(group, {})
+        if dataclasses.is_dataclass(part):
+            part = values[group] = _as_dict(part)
+        values = part
+    return values, name
+
+
+def _as_dict(settings: Any) -> dict[str, Any]:
+    """The fields of a dataclass as they are: to copy all below them, as `asdict` does, would take most of the time."""
+    return {entry.name: getattr(settings, entry.name) for entry in dataclasses.fields(settings)}
+
+
 def _checkpoint_sha256(folder: str) -> str:
     """Of all files of a run's newest checkpoint; the folder's name where there is none, which training will refuse."""
     checkpoint = Run(Path(folder)).checkpoint
@@ -55,4 +79,7 @@ def _checkpoint_sha256(folder: str) -> str:
 
 
 def _sha256(content: Any) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
+    def plain(value: Any) -> Any:
+        return _as_dict(value) if dataclasses.is_dataclass(value) else str(value)
+
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=plain).encode()).hexdigest()

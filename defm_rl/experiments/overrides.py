@@ -3,6 +3,7 @@
 import copy
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 from hydra import compose, initialize_config_module
 from hydra.core.global_hydra import GlobalHydra
@@ -26,12 +27,17 @@ from defm_rl.experiments.config import (
 )
 
 
-def check_overrides(overrides: Sequence[str], zipped: Sequence[Sequence[str]] = ()) -> list[DictConfig]:
+def check_overrides(
+    overrides: Sequence[str],
+    zipped: Sequence[Sequence[str]] = (),
+    make: Callable[[DictConfig], Any] = copy.deepcopy,
+) -> list[Any]:
     """The configurations that a command line asks for; of a sweep, as many as have each value once.
 
     Args:
         overrides: The command line.
         zipped: See `axes`.
+        make: Makes of each configuration, which holds until the next one is made, what is returned in its place.
 
     Raises:
         ConfigError: Where overrides do not fit.
@@ -62,7 +68,7 @@ def check_overrides(overrides: Sequence[str], zipped: Sequence[Sequence[str]] = 
     with initialize_config_module(CONF_MODULE, version_base="1.3"):
         try:
             return [
-                copy.deepcopy(composed)
+                make(composed)
                 for _, composed in compose_many(
                     (list(itertools.chain(*job)) for job in jobs),
                     lambda texts: compose("config", with_free_keys(texts)),
@@ -70,7 +76,7 @@ def check_overrides(overrides: Sequence[str], zipped: Sequence[Sequence[str]] = 
             ]
         except (HydraException, OmegaConfBaseException):
             pass
-    return [compose_config(list(itertools.chain(*job))) for job in jobs]  # which says what to write
+    return [make(compose_config(list(itertools.chain(*job)))) for job in jobs]  # which says what to write
 
 
 def axes(overrides: Sequence[Override], zipped: Sequence[Sequence[str]] = ()) -> list[list[list[str]]]:

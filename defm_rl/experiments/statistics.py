@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from typing import TypedDict
 
 import numpy as np
+import scipy  # whose parts are imported when they are asked for
 from numpy.typing import NDArray
-from scipy import stats
 
 _BARNARD_EPISODES = 250
 
@@ -27,7 +27,7 @@ def rate(successes: Sequence[bool] | np.ndarray, confidence: float = 0.95) -> Es
     outcomes = np.asarray(successes, dtype=bool)
     if outcomes.size == 0:
         raise ValueError("A rate needs at least one episode, got none.")
-    test = stats.binomtest(int(outcomes.sum()), outcomes.size)
+    test = scipy.stats.binomtest(int(outcomes.sum()), outcomes.size)
     interval = test.proportion_ci(confidence, method="wilson")
     return Estimate(
         mean=float(outcomes.mean()), low=float(interval.low), high=float(interval.high), episodes=outcomes.size
@@ -42,7 +42,7 @@ def mean(values: Sequence[float] | np.ndarray, confidence: float = 0.95, seed: i
     if np.ptp(sample) == 0.0:  # nothing to resample
         low = high = float(sample[0])
     else:
-        interval = stats.bootstrap(
+        interval = scipy.stats.bootstrap(
             (sample,), np.mean, confidence_level=confidence, method="percentile", n_resamples=10_000, rng=seed
         ).confidence_interval
         low, high = float(interval.low), float(interval.high)
@@ -196,7 +196,7 @@ def exact_test(successes: Sequence[bool] | NDArray[np.bool_], others: Sequence[b
     if together.all() or not together.any():
         return 1.0  # all or nothing on both sides: the tests are not defined, and there is no difference
     table = np.array([[a.sum(), b.sum()], [(~a).sum(), (~b).sum()]])
-    test = stats.barnard_exact if max(a.size, b.size) <= _BARNARD_EPISODES else stats.fisher_exact
+    test = scipy.stats.barnard_exact if max(a.size, b.size) <= _BARNARD_EPISODES else scipy.stats.fisher_exact
     return float(test(table).pvalue)
 
 
@@ -216,7 +216,7 @@ def paired_test(successes: Sequence[bool] | NDArray[np.bool_], others: Sequence[
     if not a.size or a.shape != b.shape:
         raise ValueError(f"Pairs need an episode of each on every layout, got {a.size} and {b.size} episodes.")
     better, worse = int((a & ~b).sum()), int((~a & b).sum())
-    return float(stats.binomtest(better, better + worse).pvalue) if better + worse else 1.0
+    return float(scipy.stats.binomtest(better, better + worse).pvalue) if better + worse else 1.0
 
 
 def _matrix(scores: Scores) -> Scores:

@@ -88,7 +88,7 @@ def _config(overrides: Sequence[str], composed: DictConfig, parts: dict[tuple[st
     keys = {text: text.lstrip("+~").partition("=")[0] for text in overrides}
     options = [text for text, key in keys.items() if "." not in key and key != "seed"]
     known = {}
-    for group in GROUPS:
+    for group in (*GROUPS, "evaluation"):
         key = (group, *options, *(text for text in overrides if keys[text].startswith(f"{group}.")))
         if key not in parts:
             node = composed[group]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from defm_rl.encoders import DepthEncoder
-from defm_rl.experiments import animation, environments, history, plots, tracking
+from defm_rl.experiments import environments, history, tracking
 from defm_rl.experiments.config import (
     Config,
     refused_settings,
@@ -97,6 +97,9 @@ def _conclude(
     config: Config, run: Run, trainer: Trainer, encoder: DepthEncoder | None, started: float
 ) -> dict[str, Any]:
     """Evaluates the policy, and writes down what came of it all; returns the metrics."""
+    # Matplotlib takes a second to import, which a sweep that skips what is finished does without.
+    from defm_rl.experiments import animation, plots
+
     task = make_task(config.env)
     options = Options(config.evaluation.episodes, config.evaluation.first_layout, config.env.num_envs, task.renderer)
     episodes = evaluate(config, trainer.policy, encoder, options)

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from defm_rl.envs.layouts import LEVELS, Grid, draw_layout, get_level
+from defm_rl.envs.layouts import LEVELS, Grid, draw_layout
+from defm_rl.names import look_up
 
 MARGIN_M = 0.3
 ALL_LEVELS = pytest.mark.parametrize("name", LEVELS)
@@ -79,7 +80,7 @@ def test_distances_go_on_smoothly_into_the_margin():
 
 def test_unknown_levels_and_impossible_margins_are_errors():
     with pytest.raises(ValueError, match=r"did you mean 'two_walls'\?.*corridors"):
-        get_level("two_wall")
+        look_up("level", "two_wall", LEVELS)
     level = LEVELS["two_walls"]
     with pytest.raises(RuntimeError, match="leaves a path"):
         draw_layout(level, Grid(level.bounds, 0.7), 0)

@@ -9,7 +9,7 @@ import pytest
 from defm_rl.envs import LocomotionConfig, LocomotionVectorEnv
 from defm_rl.envs.quadruped import LEGS, LINKS
 from defm_rl.envs.robots import ROBOTS
-from defm_rl.envs.terrains import FINISH_X, HALF_WIDTH_M, LEVELS, OBSTACLES_X, PIT_M, draw_course, get_level, heights_at
+from defm_rl.envs.terrains import FINISH_X, HALF_WIDTH_M, LEVELS, OBSTACLES_X, PIT_M, draw_course, heights_at
 
 
 @pytest.fixture
@@ -112,7 +112,7 @@ def test_torques_stay_within_the_motors_limits(make):
 @pytest.mark.parametrize("level", LEVELS)
 def test_courses_are_new_for_each_seed_and_harder_when_told(level):
     def holes_and_steps(difficulty):
-        courses = [draw_course(get_level(level), (difficulty,) * 2, np.random.default_rng(s)) for s in range(30)]
+        courses = [draw_course(LEVELS[level], (difficulty,) * 2, np.random.default_rng(s)) for s in range(30)]
         assert all(course.difficulty == difficulty for course in courses)
         assert all(course.boxes.shape == (LEVELS[level].num_boxes, 7) for course in courses)
         heights = np.stack([course.heights for course in courses])
@@ -135,7 +135,7 @@ def test_courses_are_new_for_each_seed_and_harder_when_told(level):
 def test_no_hole_is_wider_than_a_leg_can_step(level, difficulty):
     """Along the two lines that the feet follow, give or take 8 cm to the side."""
     for seed in range(50):
-        course = draw_course(get_level(level), (difficulty,) * 2, np.random.default_rng(seed))
+        course = draw_course(LEVELS[level], (difficulty,) * 2, np.random.default_rng(seed))
         for y in (-0.127, 0.127):
             column = int((HALF_WIDTH_M + y) / 0.02)
             ground = (course.heights[:, column - 4 : column + 5] > -0.1).any(axis=1)

@@ -13,7 +13,16 @@ from pathlib import Path
 import pytest
 
 from defm_rl.experiments import status as module
-from defm_rl.experiments.config import compose_config
+from defm_rl.experiments.config import (
+    _SCHEMAS,
+    Config,
+    EncoderConfig,
+    LoggerConfig,
+    NavigationEnvConfig,
+    PPOConfig,
+    compose_config,
+    option_of,
+)
 from defm_rl.experiments.identity import run_digest, run_name
 from defm_rl.experiments.runs import Run, to_config
 from defm_rl.experiments.status import AlreadyRunningError, State, Status, attended, read_status
@@ -53,6 +62,22 @@ def test_identity_does_not_depend_on_how_the_configuration_was_written(config):
     spelled = ["experiment=navigation", "encoder=resnet18", "encoder.trainable=none", "algo=ppo"]
     assert run_digest(to_config(compose_config(spelled))) == run_digest(config)
     assert run_name(config) == f"resnet18-seed0-{run_digest(config)}"
+
+
+DIGESTS = {
+    **{"navigation": "95b4e8804059", "locomotion": "c64bcbe066ee", "manipulation": "af7c3c70a282"},
+    **{"mjlab_lift": "59331d62fc52", "mjlab_go1": "a9f7a180e979", "mjlab_g1": "9dde16ec4743"},
+    **{"isaaclab_navigation": "023c117d7ea3", "gymnasium": "452e03e4c6c9"},
+    **{"ppo": "95b4e8804059", "sac": "f43f6cd2d217", "rsl_ppo": "ebbf4f7c47dc", "distillation": "35ab7f6c680e"},
+}
+
+
+def test_identities_are_those_of_older_versions():
+    """Where a setting is new: is it in `identity._LATER`? Where a default is: runs are others, with other digests."""
+    base = Config(NavigationEnvConfig(), EncoderConfig("defm"), PPOConfig(), LoggerConfig())
+    options = [(group, schema) for group in ("env", "algo") for schema in _SCHEMAS[group]]
+    found = {option_of(schema): run_digest(change(base, group, schema())) for group, schema in options}
+    assert found == DIGESTS
 
 
 def test_files_count_by_what_is_in_them(config, tmp_path):

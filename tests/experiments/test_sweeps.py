@@ -1,6 +1,8 @@
 """A sweep goes through what it is asked for, and runs only what is not finished."""
 
 import csv
+import dataclasses
+import io
 import json
 import os
 import re
@@ -9,20 +11,26 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
+import torch
+from hub_server import HubServer
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
 from defm_rl import cli
 from defm_rl.commands import train
+from defm_rl.encoders import load_encoder
+from defm_rl.encoders.weights import REPOSITORY
+from defm_rl.experiments import identity
 from defm_rl.experiments.config import compose_config
 from defm_rl.experiments.identity import run_name
 from defm_rl.experiments.overrides import axes, check_overrides, compose_many, product
 from defm_rl.experiments.places import _share, cores, places
 from defm_rl.experiments.runs import Run, to_config
-from defm_rl.experiments.status import State, read_status
+from defm_rl.experiments.status import State, Status, read_status
 from defm_rl.experiments.trainers.sb3 import SB3Trainer
 
 TINY = [
@@ -74,7 +82,7 @@ def test_composing_many_gives_what_hydra_gives_for_each():
 def test_a_sweep_is_checked_with_each_value_once():
     zipped = [["encoder", "encoder.features"]]
     overrides = ["experiment=navigation", "encoder=resnet18,vit_s14", "encoder.features=[P3],[P14]", "seed=0,1,2"]
-    configs = [to_config(composed) for composed in check_overrides(overrides, zipped)]
+    configs = check_overrides(overrides, zipped, to_config)
     assert [(config.encoder.features, config.seed) for config in configs] == [
         (["P3"], 0),
         (["P14"], 0),
@@ -191,6 +199,24 @@ def test_a_sweep_started_again_skips_what_is_finished_and_goes_on_with_the_rest(
     assert read_status(runs[1].folder).state is State.FINISHED
 
 
+def test_a_run_of_a_version_without_a_setting_is_skipped(here, monkeypatch, capsys):
+    config = to_config(compose_config(TINY))
+    with monkeypatch.context() as older:
+        older.setattr(identity, "_NO_MATTER", (*identity._NO_MATTER, "encoder.standardize"))
+        digest = identity.run_digest(config)
+    run = Run(here / "mine" / run_name(config, digest))
+    run.save_config(config, TINY)
+    saved = run.folder / "config.yaml"
+    saved.write_text(saved.read_text().replace("  standardize: true\n", ""))
+    status = Status(State.FINISHED, digest=digest)
+    (run.folder / "status.json").write_text(json.dumps(dataclasses.asdict(status)))
+    monkeypatch.setattr(identity, "_LATER", {"encoder.standardize": True})
+    assert train.main(["-m", *TINY, "hydra.sweep.dir=mine"]) == 0
+    assert "1 runs: 1 finished: skipped." in capsys.readouterr().out
+    changed = dataclasses.replace(config, encoder=dataclasses.replace(config.encoder, standardize=False))
+    assert identity.run_digest(changed) != digest
+
+
 def started(*overrides):
     return subprocess.Popen(
         [sys.executable, "-m", "defm_rl.cli", "train", "-m", *TINY, *overrides],
@@ -290,6 +316,26 @@ def test_a_sweep_goes_through_each_launcher(here, launcher, monkeypatch):
     assert "2 runs: 2 new." in output
     assert "2 of 2 runs are finished." in output
     assert {read_status(run.folder).state for run in by_seed(here / "mine").values()} == {State.FINISHED}
+
+
+@pytest.mark.slow
+def test_runs_side_by_side_fetch_weights_once(here, monkeypatch):
+    name = "defm_efficientnet_b0"
+    content = io.BytesIO()
+    torch.save({"model": load_encoder(name, "random").state_dict()}, content)
+    with HubServer(REPOSITORY, {f"{name}.pth": content.getvalue(), "config.json": b"{}"}) as hub:
+        hub.delay_s = 3.0  # of the download, during which the other run comes to it
+        for key, value in (("HF_ENDPOINT", hub.url), ("HF_HOME", str(here / "home"))):
+            monkeypatch.setenv(key, value)
+        monkeypatch.delenv("HF_HUB_CACHE", raising=False)
+        side_by_side = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "seed=0,1", "hydra.sweep.dir=mine"]
+        returncode, output = ended(started("encoder=efficientnet_b0", *side_by_side))
+    assert returncode == 0, output
+    runs = by_seed(here / "mine").values()
+    assert [read_status(run.folder).state for run in runs] == [State.FINISHED] * 2
+    assert len({read_status(run.folder).pid for run in runs}) == 2
+    fetched = Counter(request for request in hub.requests if request.startswith("GET") and "/resolve/" in request)
+    assert fetched == {f"GET /{REPOSITORY}/resolve/main/{file}": 1 for file in hub.files}
 
 
 @pytest.mark.slow

@@ -5,7 +5,7 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Template
 from markupsafe import Markup
 from PIL import Image
 
@@ -14,6 +14,7 @@ from defm_rl.experiments.report import charts
 from defm_rl.experiments.report.arms import Arm
 from defm_rl.experiments.report.clips import Clip
 from defm_rl.experiments.report.scenes import EncoderReport, Picture
+from defm_rl.experiments.templates import template
 
 _PLAIN = ("steps", "reward")  # measures that are no share
 
@@ -31,33 +32,24 @@ def render(
     """
     policies = summary.get("policies", [])
     tasks = list(dict.fromkeys(policy["task"] for policy in policies))
-    return (
-        templates()
-        .get_template("page.html.jinja")
-        .render(
-            summary=summary,
-            sections=[_task_section(summary, number, task, arms) for number, task in enumerate(tasks)],
-            encoders=encoders,
-            scales=[_scale(encoder.far_m, f"encoder{i}") for i, encoder in enumerate(encoders)],
-            recorded_scales=[_scale(encoder.recorded_far_m, f"recorded{i}") for i, encoder in enumerate(encoders)],
-            clips=clips,
-            random_weights=_random_weights(summary),
-            measure=charts.measure_name(summary.get("measure", "success")),
-            percent=_percent(summary),
-        )
+    return report_template("page.html.jinja").render(
+        summary=summary,
+        sections=[_task_section(summary, number, task, arms) for number, task in enumerate(tasks)],
+        encoders=encoders,
+        scales=[_scale(encoder.far_m, f"encoder{i}") for i, encoder in enumerate(encoders)],
+        recorded_scales=[_scale(encoder.recorded_far_m, f"recorded{i}") for i, encoder in enumerate(encoders)],
+        clips=clips,
+        random_weights=_random_weights(summary),
+        measure=charts.measure_name(summary.get("measure", "success")),
+        percent=_percent(summary),
     )
 
 
-def templates() -> Environment:
-    """The pages' templates, with what they write figures by."""
-    environment = Environment(
-        loader=PackageLoader("defm_rl.experiments.report", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(
+def report_template(name: str) -> Template:
+    """One of the pages, with what they write figures by."""
+    return template(
+        "defm_rl.experiments.report",
+        name,
         png=png_uri,
         gif=gif_uri,
         share=share,
@@ -69,7 +61,6 @@ def templates() -> Environment:
         breakable=breakable,
         duration=duration,
     )
-    return environment
 
 
 def _scale(far_m: float, name: str) -> Markup:

@@ -11,7 +11,7 @@ from defm_rl.experiments.outcomes import Outcome
 from defm_rl.experiments.provenance import provenance
 from defm_rl.experiments.report import sweep_charts
 from defm_rl.experiments.report.charts import measure_name, with_ids
-from defm_rl.experiments.report.page import templates
+from defm_rl.experiments.report.page import report_template
 from defm_rl.experiments.report.sweep import Group, summarize
 from defm_rl.experiments.report.write import write_csv
 from defm_rl.experiments.runs import write_json
@@ -49,15 +49,11 @@ def render(summary: Mapping[str, Any], groups: Sequence[Group]) -> str:
     scores = [
         score for section in summary["sections"] for setting in section["settings"] for score in setting["scores"]
     ]
-    return (
-        templates()
-        .get_template("sweep.html.jinja")
-        .render(
-            summary=summary,
-            sections=[_drawn(n, section, groups, summary, looks) for n, section in enumerate(summary["sections"])],
-            measure=measure_name(summary["measure"]),
-            percent=summary["measure"] not in ("spl", "reward", "steps") and all(0 <= score <= 1 for score in scores),
-        )
+    return report_template("sweep.html.jinja").render(
+        summary=summary,
+        sections=[_drawn(n, section, groups, summary, looks) for n, section in enumerate(summary["sections"])],
+        measure=measure_name(summary["measure"]),
+        percent=summary["measure"] not in ("spl", "reward", "steps") and all(0 <= score <= 1 for score in scores),
     )
 
 

@@ -15,7 +15,6 @@ from defm_rl.experiments.config import (
     EncoderConfig,
     IsaaclabNavigationEnvConfig,
     MjlabEnvConfig,
-    RslRlConfig,
 )
 from defm_rl.experiments.environments import camera_keys, encoder_kwargs, sees_features
 from defm_rl.experiments.quiet import quiet
@@ -61,7 +60,7 @@ class ManagedTask(Task[Managed]):
     def check(self, config: Config) -> None:
         """Raises a ConfigError where the simulator is not there, or a setting is one that the task has not."""
         self._require_simulator()
-        if not isinstance(config.algo, RslRlConfig):
+        if not config.algo.takes_tensors:
             raise ConfigError(f"algo={config.algo.name} does not train this simulator's tasks: choose algo=rsl_ppo.")
         if camera_keys(config.encoder) not in ((), (DEPTH,)):
             raise ConfigError(f"encoder.cameras={config.encoder.cameras}: the task has one camera, [{DEPTH}].")

@@ -9,10 +9,10 @@ from typing import Any
 
 import matplotlib
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from numpy.typing import NDArray
 from PIL import Image
 
+from defm_rl.experiments.templates import template
 from defm_rl.experiments.view.looks import Cells, Look
 
 _FARTHEST_MM = 65535
@@ -30,9 +30,6 @@ def write_page(
         looks: By camera, what is seen of each frame.
         facts: Shown below the title, by name.
     """
-    environment = Environment(
-        loader=PackageLoader("defm_rl.experiments.view", "."), autoescape=True, undefined=StrictUndefined
-    )
     depth = np.concatenate([look.depth.ravel() for seen in looks.values() for look in seen])
     known = depth[depth > 0]
     data = {
@@ -45,7 +42,7 @@ def write_page(
     }
     # "<" could end the script's element, as in a file's name.
     text = json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")
-    page = environment.get_template("view.html.jinja").render(title=title, facts=facts, data=text)
+    page = template("defm_rl.experiments.view", "view.html.jinja").render(title=title, facts=facts, data=text)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(page, encoding="utf-8")
 
