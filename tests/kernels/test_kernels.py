@@ -21,9 +21,7 @@ WAYS = {
 
 
 @pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
-@pytest.mark.parametrize(
-    "way", [pytest.param(way, marks=() if way == "cuda" else pytest.mark.slow) for way in WAYS]
-)
+@pytest.mark.parametrize("way", [pytest.param(way, marks=() if way == "cuda" else pytest.mark.slow) for way in WAYS])
 @pytest.mark.parametrize("cases", ["not slow", pytest.param("slow", marks=pytest.mark.slow)])
 def test_kernels(way: str, cases: str) -> None:
     if way == "compiler" and cases == "slow":
