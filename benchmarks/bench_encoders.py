@@ -10,11 +10,11 @@ from collections.abc import Callable
 
 import harness
 import torch
-import upstream
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from defm_rl import DepthEncoder
+from defm_rl.deploy import upstream
 from defm_rl.encoders.zoo import CARDS
 
 SIZES = ((64, 64), (48, 96), (96, 160), (224, 224))

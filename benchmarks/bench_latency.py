@@ -12,9 +12,9 @@ from pathlib import Path
 
 import harness
 import torch
-import upstream
 
 from defm_rl import DepthEncoder
+from defm_rl.deploy import upstream
 from defm_rl.encoders.zoo import CARDS
 
 SIZES = ((64, 64), (96, 160), (224, 224))
@@ -27,15 +27,14 @@ def latency(encoders: list[str]) -> list[dict[str, object]]:
     for name in encoders:
         encoder = DepthEncoder(name, weights="random")
         published = upstream.load(name, dict(encoder.net.named_buffers()))
-        patch = 14 if "vit" in name else None
         for height, width in SIZES:
             depth = torch.rand(1, height, width) * 8
 
             def run_published(
-                depth: torch.Tensor = depth, model: torch.nn.Module = published, patch: int | None = patch
+                depth: torch.Tensor = depth, model: torch.nn.Module = published, name: str = name
             ) -> torch.Tensor:
                 with torch.inference_mode():
-                    return upstream.global_features(model, upstream.preprocess_depth_batch(depth, patch_size=patch))
+                    return upstream.global_features(model, upstream.preprocessed(depth, name))
 
             def run_ours(depth: torch.Tensor = depth, encoder: DepthEncoder = encoder) -> torch.Tensor:
                 return encoder.encode(depth)

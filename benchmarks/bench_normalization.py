@@ -5,9 +5,9 @@ import logging
 
 import harness
 import torch
-import upstream
 
 from defm_rl import normalize_depth
+from defm_rl.deploy import upstream
 from defm_rl.encoders.inference import _keep_freed_memory
 
 # Frames, height, width, and the size to resize to; depth to 10 m.

@@ -13,7 +13,6 @@ import gymnasium
 import harness
 import numpy as np
 import torch
-import upstream
 from gymnasium import spaces
 from stable_baselines3 import PPO, SAC
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, NatureCNN
@@ -22,6 +21,7 @@ from torch import Tensor, nn
 
 import defm_rl.envs  # noqa: F401  registers the task
 from defm_rl import DepthEncoder
+from defm_rl.deploy import upstream
 from defm_rl.kernels import cpu
 from defm_rl.sb3 import DefmExtractor, FeatureProjection, GymnasiumVecEnv, VecEncodeDepth
 

@@ -257,7 +257,7 @@ def _encoder(
         return transform.encoder, dict(transform.layouts)  # type: ignore[attr-defined]
     for module in network.modules():
         if isinstance(module, DefmExtractor):
-            return module.encoder, dict(module._layouts)
+            return module.encoder, dict(module.layouts)
     try:
         return None, depth_layouts(space)
     except ValueError:

@@ -46,6 +46,7 @@ class DefmExtractor(BaseFeaturesExtractor):
 
     Attributes:
         encoder: The `DepthEncoder` that all cameras share.
+        layouts: The cameras, by the name of their observation.
 
     Raises:
         TypeError: Where a module is passed in the place of a name.
@@ -78,7 +79,7 @@ class DefmExtractor(BaseFeaturesExtractor):
         if latent_dim is not None:
             for key, dim in dims.items():
                 self.projections[key] = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, latent_dim), nn.Tanh())
-        self._layouts = layouts
+        self.layouts = layouts
         self._others = tuple(others)
         self._watch = ScaleWatch(layouts, network.depth_format)
         network.checks_scale = False
@@ -94,7 +95,7 @@ class DefmExtractor(BaseFeaturesExtractor):
         """
         by_key: dict[str, Tensor] = leaves(observations)
         self._watch(by_key)
-        features = over_cameras(self._layouts, by_key, self._encode)
+        features = over_cameras(self.layouts, by_key, self._encode)
         for key, projection in self.projections.items():
             features[key] = projection(features[key])
         return torch.cat([*features.values(), *(by_key[key].flatten(1) for key in self._others)], dim=1)

@@ -16,7 +16,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecFrameStack
 
 from defm_rl import DepthEncoder, deploy
-from defm_rl.deploy import Camera, Policy, export, export_encoder, sb3
+from defm_rl.deploy import Camera, Policy, export, export_encoder, onnx_files, sb3
 from defm_rl.deploy.exporting import Run, check
 from defm_rl.deploy.policies import ExportError, Facts
 from defm_rl.encoders.zoo import CARDS
@@ -79,6 +79,26 @@ def test_a_group_normalization_s_scale_and_shift_are_one_operation(encoded_befor
     norms = [m for m in encoded_before.get_env().venv.encoder.net.modules() if isinstance(m, torch.nn.GroupNorm)]
     assert 0 < kinds.count("BatchNormalization") == kinds.count("InstanceNormalization") <= len(norms)
     assert "Shape" not in kinds
+
+
+class Shrinking(torch.nn.Module):
+    """From 8x8 to 4x4, by a convolution as it is, and to 2x2."""
+
+    def __init__(self):
+        super().__init__()
+        self.convs = torch.nn.Sequential(*(torch.nn.Conv2d(3, 3, 3, stride=2, padding=1) for _ in range(2)))
+        self.eval().requires_grad_(False)
+
+    def forward(self, *inputs):
+        return (self.convs(*inputs),)
+
+
+def test_a_convolution_that_gives_a_handful_of_pixels_is_a_product(tmp_path):
+    module, x, path = Shrinking(), torch.randn(2, 3, 8, 8), tmp_path / "convs.onnx"
+    onnx_files.write(module, [x], path, ["x"], ["y"], [0])
+    kinds = [node.op_type for node in onnx.load(path).graph.node]
+    assert (kinds.count("Conv"), kinds.count("MatMul")) == (1, 1)
+    assert onnx_files.Session(path)({"x": x.numpy()})["y"] == pytest.approx(module(x)[0].numpy(), abs=1e-5)
 
 
 def test_the_contract_stands_in_the_file_and_beside_it(encoded_before, exported):

@@ -1,5 +1,7 @@
 """The runtime keeps the contract: what does not fit is an error that says what came, never a silent wrong action."""
 
+import dataclasses
+import json
 import logging
 
 import numpy as np
@@ -7,7 +9,7 @@ import onnxruntime
 import pytest
 import tiny
 
-from defm_rl.deploy import Camera, FrameError, Policy
+from defm_rl.deploy import Camera, Contract, FrameError, Policy
 
 STATE = np.array([0.5, -0.5], np.float32)
 
@@ -276,8 +278,20 @@ class TestFiles:
 
     def test_another_version_says_what_to_do(self, tmp_path):
         path = tiny.write(tmp_path / "p.onnx", version=7, made_by={"versions": {"defm-rl": "9.1"}})
-        with pytest.raises(ValueError, match=r"version 7.*reads version 1.*9\.1"):
+        with pytest.raises(ValueError, match=r"version 7.*reads 1 and 2.*9\.1"):
             Policy(path)
+
+    def test_an_entry_that_is_not_known_says_what_to_do(self, file):
+        contract = tiny.CONTRACT.to_dict()
+        contract["depth"][0]["gamma"] = 2.2
+        with pytest.raises(ValueError, match=r"unexpected.*'gamma'.*export the policy again"):
+            Contract.from_json(json.dumps(contract))
+
+    def test_version_1_did_not_say_what_the_task_gave(self):
+        contract = tiny.CONTRACT.to_dict() | {"version": 1}
+        for entry in ("sent", "near_m"):
+            del contract["depth"][0][entry]
+        assert Contract.from_json(json.dumps(contract)) == dataclasses.replace(tiny.CONTRACT, version=1)
 
     def test_no_file(self, tmp_path):
         with pytest.raises(FileNotFoundError, match=r"no file.*policy\.onnx"):

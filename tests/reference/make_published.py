@@ -10,9 +10,10 @@ import numpy as np
 import torch
 
 FOLDER = Path(__file__).parent
-sys.path += [str(FOLDER.parents[1] / "benchmarks"), str(FOLDER.parent / "encoders")]
+sys.path.append(str(FOLDER.parent / "encoders"))
 from reference import load_reference_weights  # noqa: E402
-from upstream import create_defm_model, preprocess_depth_batch  # noqa: E402
+
+from defm_rl.deploy.upstream import create_defm_model, preprocess_depth_batch  # noqa: E402
 
 from defm.utils import (  # noqa: E402  isort: skip
     convert_to_3channel_metric,

@@ -5,12 +5,18 @@ import hashlib
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from defm_rl.deploy.runtime.frames import Camera
 
-VERSION = 1
-"""Of the contract. A runtime reads its own version only: what a field means may differ in another."""
+_Part = TypeVar("_Part")
+
+VERSION = 2
+"""Of the contract: 2 says what the task's simulator gave (`DepthInput.sent`, `near_m`). A new field is a new version: a
+runtime that does not know it would not do what it asks for."""
+
+READABLE = (1, 2)
+"""Versions whose fields mean what they mean in this one."""
 
 CONTRACT_KEY = "defm_rl.contract"
 SEAL_KEY = "defm_rl.sha256"
@@ -165,31 +171,33 @@ class Contract:
         """Reads what `to_json` wrote.
 
         Raises:
-            ValueError: For a contract of another version.
+            ValueError: For a contract of another version, or one with entries that this runtime does not know.
         """
         plain = json.loads(text)
-        if plain.get("version") != VERSION:
+        maker = plain.get("made_by", {}).get("versions", {}).get("defm-rl", "unknown")
+        remedy = f"export the policy again with the installed defm-rl, or install the version that made it ({maker})"
+        if plain.get("version") not in READABLE:
             raise ValueError(
-                f"its contract is of version {plain.get('version')}, and this runtime reads version {VERSION}: export "
-                "the policy again with the installed defm-rl, or install the version that made it "
-                f"({plain.get('made_by', {}).get('versions', {}).get('defm-rl', 'unknown')})"
+                f"its contract is of version {plain.get('version')}, and this runtime reads "
+                f"{' and '.join(map(str, READABLE))}: {remedy}"
             )
-        known = {entry.name for entry in dataclasses.fields(cls)}
-        plain = {name: value for name, value in plain.items() if name in known}
-        plain["depth"] = tuple(_depth_input(x) for x in plain["depth"])
-        plain["vectors"] = tuple(VectorInput(**_with_tuples(x)) for x in plain["vectors"])
-        plain["action"] = Action(**_with_tuples(plain["action"]))
-        plain["memory"] = tuple(Memory(**_with_tuples(x)) for x in plain["memory"])
-        return cls(**plain)
+        try:
+            plain["depth"] = tuple(_depth_input(x) for x in plain["depth"])
+            plain["vectors"] = tuple(_read(VectorInput, x) for x in plain["vectors"])
+            plain["action"] = _read(Action, plain["action"])
+            plain["memory"] = tuple(_read(Memory, x) for x in plain["memory"])
+            return _read(cls, plain)
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"its contract is not one that this runtime knows ({error}): {remedy}") from error
 
 
-def _with_tuples(plain: dict[str, Any]) -> dict[str, Any]:
-    return {name: tuple(value) if isinstance(value, list) else value for name, value in plain.items()}
+def _read(kind: type[_Part], plain: dict[str, Any]) -> _Part:
+    return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in plain.items()})
 
 
 def _depth_input(plain: dict[str, Any]) -> DepthInput:
     camera = plain.pop("camera")
-    return DepthInput(**_with_tuples(plain), camera=None if camera is None else Camera(**camera))
+    return _read(DepthInput, {**plain, "camera": None if camera is None else Camera(**camera)})
 
 
 def seal(model: bytes) -> bytes:

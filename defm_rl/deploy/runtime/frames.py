@@ -168,8 +168,9 @@ class DepthIntake:
         """
         frames = self._checked(np.asarray(given))
         frames, is_batch = self._as_batch(frames)
-        metres = self._from_z_buffer(frames) if self._is_z_buffer else frames.astype(np.float32) * self._metres
-        metres = metres.astype(np.float32, copy=False)
+        metres = self._from_z_buffer(frames) if self._is_z_buffer else frames.astype(np.float32)
+        if self._metres != 1.0:
+            metres *= np.float32(self._metres)
         if frames.dtype.kind in "iu":
             metres[frames == np.iinfo(frames.dtype).max] = 0.0  # what cameras send for too far and for none
         if self.wanted.max_depth_m is not None:
@@ -177,7 +178,9 @@ class DepthIntake:
         if self.view is not None:
             metres = self.view(metres)
         self._check_range(metres)
-        return metres.reshape(-1, *self.wanted.shape) / np.float32(self.wanted.metres_per_count), is_batch
+        if self.wanted.metres_per_count != 1.0:
+            metres = metres / np.float32(self.wanted.metres_per_count)
+        return metres.reshape(-1, *self.wanted.shape), is_batch
 
     def _from_z_buffer(self, frames: NDArray[Any]) -> NDArray[np.float32]:
         """See `defm_rl.depth.ZBuffer`."""
@@ -243,20 +246,29 @@ class DepthIntake:
         return frames.reshape(len(frames), *size)
 
     def _check_range(self, metres: NDArray[np.float32]) -> None:
-        valid = metres[np.isfinite(metres) & (metres > 0)]
-        if not valid.size:
+        valid = is_valid(metres)
+        count = np.count_nonzero(valid)
+        if not count:
             return  # an empty frame, which is another fault
-        if np.median(valid) > _FARTHEST_M:
+        # Counted before anything is sorted or selected, which would take a tenth of a light network's time.
+        if 2 * np.count_nonzero(valid & (metres > _FARTHEST_M)) >= count:
+            median_m = np.median(metres[valid])
+            if median_m > _FARTHEST_M:
+                raise ValueError(
+                    f"{self.wanted.name}: half of the frame is beyond {_FARTHEST_M:.0f} m (its median is "
+                    f"{median_m:.0f} m): these look like millimetres taken for metres. Make the policy with "
+                    "Policy(path, depth_unit='mm')."
+                )
+        if not np.count_nonzero(valid & (metres >= _NEAREST_M)):
             raise ValueError(
-                f"{self.wanted.name}: half of the frame is beyond {_FARTHEST_M:.0f} m (its median is "
-                f"{np.median(valid):.0f} m): these look like millimetres taken for metres. Make the policy with "
-                "Policy(path, depth_unit='mm')."
+                f"{self.wanted.name}: nothing in the frame is farther than {metres[valid].max() * 1000:.3f} mm: these "
+                "look like metres taken for millimetres. Leave out depth_unit, or pass the right one."
             )
-        if valid.max() < _NEAREST_M:
-            raise ValueError(
-                f"{self.wanted.name}: nothing in the frame is farther than {valid.max() * 1000:.3f} mm: these look "
-                "like metres taken for millimetres. Leave out depth_unit, or pass the right one."
-            )
+
+
+def is_valid(depth: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Which pixels are none of holes: not negative, 0, NaN or infinite."""
+    return (depth > 0) & (depth < np.inf)
 
 
 class FrameWatch:
@@ -286,7 +298,7 @@ class FrameWatch:
             FrameError: Where one of them cannot be acted upon.
         """
         flat = frames.reshape(len(frames), -1)
-        valid = (np.isfinite(flat) & (flat > 0)).mean(axis=1)
+        valid = np.count_nonzero(is_valid(flat), axis=1) / flat.shape[1]
         if (valid < self._min_valid_share).any():
             raise FrameError(
                 f"{self._name}: {valid.min():.1%} of the pixels are valid, at least {self._min_valid_share:.1%} are "

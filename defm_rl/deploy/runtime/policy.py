@@ -322,5 +322,5 @@ def _contract(session: Any, path: Path) -> Contract:
         raise ValueError(f"{path} holds no contract: it was not made by `defm-rl export`.")
     try:
         return Contract.from_json(metadata[CONTRACT_KEY])
-    except (ValueError, KeyError, TypeError) as error:
+    except ValueError as error:
         raise ValueError(f"{path} cannot be used: {error}.") from error

@@ -1,15 +1,16 @@
-"""The published package `defm` as its users run it: what the benchmarks compare with.
+"""The published package `defm` as its users run it: what is measured against, where it is installed.
 
-`make bench` installs `defm` and torchvision (which it imports) into an environment of their own, without their
-dependencies. torchvision's wheel is built against CUDA: beside a CPU build of PyTorch it fails on registering fake
+It imports torchvision, whose wheel is built against CUDA: beside a CPU build of PyTorch that fails on registering fake
 versions of its C++ operators, unless somebody has declared them. The networks need none of them.
 """
 
 import contextlib
 import warnings
+from collections.abc import Mapping
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 # Kept for good: the declarations go with it.
 _DECLARATIONS = torch.library.Library("torchvision", "FRAGMENT")
@@ -22,14 +23,21 @@ from defm.model_factory import create_defm_model  # noqa: E402
 from defm.utils import preprocess_depth_batch as preprocess_depth_batch  # noqa: E402
 
 
-def load(name: str, state: dict[str, torch.Tensor]) -> torch.nn.Module:
-    """The published model in evaluation mode, with these weights."""
-    model = create_defm_model(name, pretrained=False)
-    model.load_state_dict(state, strict=True)
+def load(name: str, state: Mapping[str, Tensor] | None = None) -> nn.Module:
+    """The published model in evaluation mode, with these weights, or random ones."""
+    model: nn.Module = create_defm_model(name, pretrained=False)
+    if state is not None:
+        model.load_state_dict(state, strict=True)
     return model.eval()
 
 
-def global_features(model: Any, x: torch.Tensor) -> torch.Tensor:
+def preprocessed(depth: Tensor, name: str, for_bifpn: bool = False) -> Tensor:
+    """Channels of (B, H, W) depth in metres, as a model takes them."""
+    channels: Tensor = preprocess_depth_batch(depth, patch_size=14 if "vit" in name else None, cnn_padding=for_bifpn)
+    return channels
+
+
+def global_features(model: Any, x: Tensor) -> Tensor:
     """Global features as cheaply as the published model gives them: without its BiFPN."""
     if hasattr(model, "forward_no_bifpn"):
         return model.forward_no_bifpn(x)["global_backbone"]
