@@ -25,7 +25,7 @@ make_venv = $(1)/bin/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m ven
 PARALLEL := -n auto --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help venv venv-isaaclab venv-mjlab demo test test-slow test-isaaclab test-mjlab test-examples check format docs dist test-oldest bench clean
+.PHONY: help venv venv-isaaclab venv-mjlab venv-examples demo test test-slow test-isaaclab test-mjlab test-examples check format docs dist test-oldest bench clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -42,6 +42,8 @@ $(STAMP): pyproject.toml constraints.txt
 venv-isaaclab: $(ISAACLAB_STAMP)  ## make the virtual environment with Isaac Lab (CPU, without Isaac Sim)
 
 venv-mjlab: $(MJLAB_STAMP)  ## make the virtual environment with mjlab (CPU)
+
+venv-examples: $(EXAMPLES_STAMP)  ## make the virtual environment with tasks that others wrote
 
 demo: $(STAMP)  ## train and evaluate the quick start (minutes, no network needed)
 	$(BIN)/defm-rl train experiment=quickstart
