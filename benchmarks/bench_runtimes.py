@@ -32,7 +32,7 @@ from defm_rl.observations import over_cameras
 
 SIZES = ((64, 64), (96, 160), (224, 224))
 POLICIES = ("quickstart", "locomotion_student")
-BUDGET_S, ROUNDS = 3.0, (7, 40)
+BUDGET_S, ROUNDS = 3.0, (15, 40)
 SHORT = ["encoder.weights=random", "env.num_envs=2", "algo.n_steps=16", "algo.total_steps=32", "evaluation.episodes=2"]
 SHORT += ["evaluation.clips=0"]
 Inputs = dict[str, np.ndarray]
@@ -172,16 +172,17 @@ def policy_row(name: str, size: tuple[int, int], folder: Path) -> dict[str, obje
     return row | in_turns(calls, {"ONNX Runtime": path, "int8": small}, observations)
 
 
-def added(name: str, rows: list[dict[str, object]]) -> None:
-    """Saves rows in the place of those of the same encoder or policy and size, beside the others."""
+def add(name: str, row: dict[str, object]) -> None:
+    """Saves a row in the place of that of the same encoder or policy and size, beside the others."""
     path = harness.RESULTS / f"{name}.json"
     before = json.loads(path.read_text())["rows"] if path.exists() else []
 
     def case(row: Mapping[str, object]) -> tuple[object, object]:
         return row.get("encoder", row.get("policy")), row["size"]
 
-    kept = {case(row): row for row in [*before, *rows]}
-    harness.save(name, list(kept.values()), threads_used=1)
+    rows = {case(row): row for row in [*before, row]}
+    harness.write(name, list(rows.values()), threads_used=1)
+    logging.info("%s", row)
 
 
 def main() -> None:
@@ -192,11 +193,13 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path("runs/runtimes"), help="keeps runs and exported files")
     args = parser.parse_args()
     torch.set_num_threads(1)
+    args.folder = args.folder.resolve()
     args.folder.mkdir(parents=True, exist_ok=True)
-    if rows := [encoder_row(name, size, args.folder) for name in args.encoders for size in args.sizes]:
-        added("runtimes", rows)
-    if rows := [policy_row(name, size, args.folder) for name in args.policies for size in args.sizes]:
-        added("policies", rows)
+    for size in args.sizes:
+        for name in args.encoders:
+            add("runtimes", encoder_row(name, size, args.folder))
+        for name in args.policies:
+            add("policies", policy_row(name, size, args.folder))
 
 
 if __name__ == "__main__":
