@@ -79,6 +79,18 @@ def navigation(base: Path) -> Iterator[list[str]]:
             yield from adapted(run, "all")
 
 
+HOLES = ((0, 0.1, STEPS), (0, 0.3, STEPS), (1, 0.3, STEPS), (2, 0.3, STEPS), (0, 0.3, LONGER))
+
+
+def holes(base: Path) -> Iterator[list[str]]:
+    """Patches lost in the training, for a camera that is not adapted to: stereo_ladder, of navigation's runs."""
+    others = tuple(name for name in CAMERAS if name != "stereo_ladder")
+    for seed, share, steps in HOLES:
+        run, name = base.parent / "navigation" / f"ideal-{seed}", f"holes-{share}-{steps}"
+        yield adapt(run, name, others, f"holes={share}", steps=steps)
+        yield evaluate(run, name)
+
+
 def settings(base: Path) -> Iterator[list[str]]:
     """Encoders and features, each trained anew; frames, steps and parts on the quick start's run of seed 0."""
     for encoder, features in (
@@ -121,12 +133,12 @@ def finished(command: list[str]) -> bool:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=("navigation", "settings", *STUDENTS))
+    parser.add_argument("part", choices=("navigation", "holes", "settings", *STUDENTS))
     parser.add_argument("--folder", type=Path, default=Path("runs/adaptation"))
     parser.add_argument("--teacher", type=Path, help="the run of a student's teacher; without it one is trained")
     parser.add_argument("--run", action="store_true")
     chosen = parser.parse_args()
-    parts = {"navigation": navigation, "settings": settings}
+    parts = {"navigation": navigation, "holes": holes, "settings": settings}
     base = chosen.folder / chosen.part
     commands = parts[chosen.part](base) if chosen.part in parts else student(base, chosen.part, chosen.teacher)
     for command in commands:

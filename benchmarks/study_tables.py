@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
-from study_adaptation import CAMERAS, EVALUATED, STUDENTS, weights
+from study_adaptation import CAMERAS, EVALUATED, HOLES, STUDENTS, weights
 
 from defm_rl.experiments import statistics
 from defm_rl.experiments.evaluation import Cell, Options
@@ -176,6 +176,11 @@ def main() -> None:
             f"seed {seed}, adapted to the other three": [cell_text(x) for x in left_out([run])],
         }
         print(table("navigation, each seed", SENSORS, each))
+    lost = {}
+    for seed, share, steps in HOLES:
+        cells = [successes([navigation / f"ideal-{seed}"], sensor, f"holes-{share}-{steps}") for sensor in SENSORS]
+        lost[f"seed {seed}, holes={share}, {steps} steps"] = [cell_text(cell) for cell in cells]
+    print(table("stereo_ladder left out", SENSORS, lost))
     for task in STUDENTS:
         run = chosen.folder / task / "student"
         each = {

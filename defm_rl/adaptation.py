@@ -153,6 +153,8 @@ class Settings:
         final_learning_rate: At the end.
         max_gradient_norm: Gradients are scaled down to it.
         ideal_share: Share of each step's frames that are seen ideally: they keep what works where the camera is ideal.
+        holes: Largest share of a frame that is lost in patches beside what the camera loses, in the training alone: a
+            real camera loses what no profile knows.
         held_out_share: Share of the scenes on which nothing is trained: they say which weights are kept.
         validate_every: Steps between two looks at them.
         validation_frames: How many of their frames are looked at, with each sensor.
@@ -168,6 +170,7 @@ class Settings:
     final_learning_rate: float = 1e-5
     max_gradient_norm: float = 1.0
     ideal_share: float = 0.25
+    holes: float = 0.0
     held_out_share: float = 0.1
     validate_every: int = 100
     validation_frames: int = 128
@@ -179,7 +182,7 @@ class Settings:
         for name, least in limits.items():
             if getattr(self, name) < least:
                 raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}.")
-        for name in ("held_out_share", "ideal_share"):
+        for name in ("held_out_share", "ideal_share", "holes"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 0 and below 1, got {getattr(self, name)}.")
 
@@ -443,12 +446,15 @@ class _Work:
         settings = self.settings
         name = self.trained[self.step % len(self.trained)]
         source, _ = self.sources[name]
-        index = np.random.default_rng((settings.seed, self.step)).choice(source.train, settings.batch)
+        rng = np.random.default_rng((settings.seed, self.step))
+        index = rng.choice(source.train, settings.batch)
         cosine = 0.5 * (1 + math.cos(math.pi * self.share))
         for group in self.optimizer.param_groups:
             fall = settings.learning_rate - settings.final_learning_rate
             group["lr"] = settings.final_learning_rate + fall * cosine
         seen = self._seen(name, index, settings.seed, self.step)
+        if settings.holes:
+            seen = _with_holes(seen, settings.holes, rng)
         ideal = round(settings.ideal_share * len(index))
         seen[:ideal] = source.clean.metres(index[:ideal], self.device)
         out = self.standard(self.student(seen), source.views(index, self))
@@ -553,6 +559,21 @@ class _Source:
     def views(self, index: NDArray[np.int64], work: _Work) -> Tensor:
         """Which camera each frame is of."""
         return torch.from_numpy(self.clean.views[index]).to(work.device)
+
+
+def _with_holes(depth: Tensor, largest_share: float, rng: np.random.Generator) -> Tensor:
+    """Depth (B, H, W) without patches, of one size for all and of another share for each frame.
+
+    Patches are where a smooth random field is low: numbers on a coarse grid, between which is interpolated.
+    """
+    count, height, width = depth.shape
+    size_px = height / 3 * rng.uniform() ** 2 + 1
+    grid = (count, 1, math.ceil(height / size_px) + 1, math.ceil(width / size_px) + 1)
+    numbers = torch.from_numpy(rng.standard_normal(grid, np.float32))
+    field = F.interpolate(numbers, (height, width), mode="bicubic")[:, 0].flatten(1)
+    shares = torch.from_numpy(rng.uniform(0, largest_share, count))
+    cuts = field.sort(1).values.gather(1, (shares * height * width).long()[:, None])
+    return depth.where((field >= cuts).view(depth.shape).to(depth.device), 0.0)
 
 
 def _cameras(sensors: Sequence[str | Sensor] | Mapping[str, Sensor]) -> dict[str, Sensor]:

@@ -1,6 +1,7 @@
 """Adapting an encoder: it learns, keeps its parent, says what it is, and can be stopped at any time."""
 
 import copy
+import dataclasses
 import json
 
 import numpy as np
@@ -193,6 +194,30 @@ def test_a_file_is_whole_or_not_there(adapted, tmp_path, monkeypatch):
 def test_it_ends_when_nothing_gets_better(parent, frames):
     settings = Settings(batch=4, validate_every=1, validation_frames=4, patience=3, learning_rate=10.0)
     assert adapt(parent, frames, ["redwood"], settings=settings, **QUIET).record["steps"] < 20
+
+
+@pytest.mark.parametrize("size", [(32, 32), (48, 96), (7, 160)])
+def test_holes_are_patches_of_another_share_for_each_frame(size):
+    shares, joined = [], []
+    for seed in range(20):
+        seen = adaptation._with_holes(torch.full((16, *size), 2.0), 0.4, np.random.default_rng(seed))
+        holes = seen == 0
+        assert torch.equal(seen[~holes], torch.full_like(seen[~holes], 2.0))
+        shares += holes.float().mean((1, 2)).tolist()
+        joined.append((holes[..., 1:] & holes[..., :-1]).sum() / holes[..., :-1].sum())
+    assert max(shares) <= 0.4
+    assert np.mean(shares) == pytest.approx(0.2, abs=0.02)
+    assert np.std(shares) == pytest.approx(0.4 / 12**0.5, abs=0.02)  # uniform
+    assert np.mean(joined) > 0.5  # by chance, the neighbour of a hole is one in 27 of 100
+
+
+def test_holes_are_for_training_alone(parent, frames):
+    settings = dataclasses.replace(FAST, steps=5, holes=0.3)
+    made = adapt(parent, frames, ["stereo"], settings=settings, **QUIET)
+    plain = adapt(parent, frames, ["stereo"], settings=dataclasses.replace(FAST, steps=5), **QUIET)
+    assert made.record["settings"]["holes"] == 0.3
+    assert made.record["loss_before"] == plain.record["loss_before"]
+    assert made.curve[-1] != plain.curve[-1]
 
 
 def test_recorded_pairs_are_one_more_camera(parent, frames):

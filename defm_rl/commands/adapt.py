@@ -61,6 +61,7 @@ class Settings:
     minutes: float = 5.0
     steps: int | None = None  # a limit beside that of time
     learning_rate: float = 1e-3  # at the beginning; it falls to a hundredth
+    holes: float = 0.0  # largest share of a frame lost in random patches, beside what the cameras lose
     parts: Any = "all"  # what is trained: all, norms, or a list of stages
     output: str | None = None  # the file; without it one in RUN/adapted or runs/adapted
     seed: int = 0
@@ -169,6 +170,7 @@ def adapt(task: Task, chosen: Settings, output: Path) -> Adapted:
         held_out_sensors=chosen.held_out,
         settings=adaptation.Settings(
             parts=chosen.parts,
+            holes=chosen.holes,
             minutes=chosen.minutes,
             steps=chosen.steps,
             learning_rate=chosen.learning_rate,

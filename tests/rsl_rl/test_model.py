@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import torch
 from fake_envs import IMAGE
+from runs import ENCODER, ENVS, STEPS, distillation, environment, optimized, ppo, rollout
 from tensordict import TensorDict
 from torch import nn
 
 from defm_rl.encoders import DepthEncoder
 from defm_rl.rsl_rl import DefmModel
-from runs import ENCODER, ENVS, STEPS, distillation, environment, optimized, ppo, rollout
 
 INSIDE = {**ENCODER, "trainable": ["head"], "features": ["global"]}
 SHARED = {"share_cnn_encoders": True}
