@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import os
-import re
 import statistics
 import subprocess
 import sys
@@ -18,6 +17,7 @@ from defm_rl.experiments.identity import run_digest, run_name
 from defm_rl.experiments.runs import to_config
 from defm_rl.experiments.status import State, Status
 
+RUNS = int(os.environ.get("RUNS", 8))
 TASK = ["experiment=navigation", "env.num_envs=8", "evaluation.clips=0"]
 SHORT = [
     *TASK,
@@ -26,6 +26,7 @@ SHORT = [
     "evaluation.episodes=8",
     "algo.n_steps=64",
     "algo.total_steps=32768",  # a dozen seconds: of shorter runs, the imports of the workers are most
+    f"seed=range({RUNS})",
 ]
 ENCODERS, GAMMAS, SEEDS = ("resnet18", "regnet_y_400mf", "cnn", "blind"), 5, 50
 _SUCCESS = {"mean": 0.9, "low": 0.85, "high": 0.94, "episodes": 200}
@@ -45,22 +46,18 @@ def sweep(folder: Path, *overrides: str) -> tuple[float, str]:
     return command("train", "-m", *overrides, f"hydra.sweep.dir={folder}")
 
 
-def side_by_side(folder: Path, runs: int) -> dict[str, float]:
-    """Runs in turn, and two at a time; and what the former take beyond what they say themselves."""
-    seeds = f"seed={','.join(map(str, range(runs)))}"
-    turn, _ = sweep(folder / "turn", *SHORT, seeds)
-    side, _ = sweep(folder / "side", *SHORT, seeds, "hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
-    inside = [json.loads(file.read_text())["wall_s"] for file in (folder / "turn").glob("*/status.json")]
-    start, _ = sweep(folder / "turn", *SHORT, seeds)  # all are finished: imports, and looking at them
-    return {
-        "runs": runs,
-        "in_turn_s": turn,
-        "two_at_a_time_s": side,
-        "share": side / turn,
-        "finished_again_s": start,
-        "each_run_s": statistics.mean(inside),
-        "overhead_of_each_s": (turn - start - sum(inside)) / runs,
-    }
+def in_turn(folder: Path) -> dict[str, float]:
+    """Runs one after the other, and what each takes beyond what it says itself."""
+    seconds, _ = sweep(folder, *SHORT)
+    inside = [json.loads(file.read_text())["wall_s"] for file in folder.glob("*/status.json")]
+    start, _ = sweep(folder, *SHORT)  # all are finished: imports, and looking at them
+    overhead = (seconds - start - sum(inside)) / RUNS
+    return {"s": seconds, "each_s": statistics.mean(inside), "again_s": start, "overhead_of_each_s": overhead}
+
+
+def two_at_a_time(folder: Path) -> dict[str, float]:
+    seconds, _ = sweep(folder, *SHORT, "hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
+    return {"s": seconds}
 
 
 def finished(folder: Path) -> dict[str, float]:
@@ -81,7 +78,7 @@ def finished(folder: Path) -> dict[str, float]:
     runs = len(ENCODERS) * GAMMAS * SEEDS
     swept = [f"encoder={','.join(ENCODERS)}", f"algo.gamma={','.join(map(str, gammas))}", f"seed=range({SEEDS})"]
     skipped_s, said = sweep(folder, *TASK, *swept)
-    assert re.search(rf"^{runs} runs: {runs} finished: skipped\.", said, re.MULTILINE), said
+    assert f"{runs} runs: {runs} finished: skipped." in said, said
     listed_s, said = command("runs", str(folder))
     assert f"{runs} runs: {runs} finished" in said, said
     imports = [sys.executable, "-c", "import defm_rl.commands.train"]
@@ -92,11 +89,7 @@ def finished(folder: Path) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    which = sys.argv[1:] or ["finished", "side_by_side"]
-    results = {}
+    parts = {part.__name__: part for part in (finished, in_turn, two_at_a_time)}
     with tempfile.TemporaryDirectory() as place:
-        if "finished" in which:
-            results["finished"] = finished(Path(place) / "finished")
-        if "side_by_side" in which:
-            results["side_by_side"] = side_by_side(Path(place), runs=8)
-    print(json.dumps(results, indent=2))
+        for name in sys.argv[1:] or parts:
+            print(json.dumps({name: parts[name](Path(place) / name)}, indent=2), flush=True)
