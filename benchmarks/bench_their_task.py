@@ -3,11 +3,18 @@
 By hand: the vector environment's step, the actions stretched to its bounds, its depth and the last frames of the
 episodes that have ended encoded in one batch to float16, its vector made float32, success and failure read of each
 episode. The task itself does next to nothing, so that what is added shows: physics and rendering make its share
-smaller. One thread, so that its processor time, which other processes change little, can be compared beside wall time.
+smaller.
+
+Both take the same step one after the other, in alternating order, on one thread: what slows the machine down slows both
+of such a pair. Of wall time only the pairs count in which the core was given to no other process, which the kernel
+counts. Shares are medians of the pairs' differences, with 95 % intervals.
 """
 
 import argparse
+import itertools
+import math
 import os
+import resource
 import statistics
 import time
 
@@ -22,12 +29,13 @@ from defm_rl import DepthEncoder
 from defm_rl.experiments.config import EncoderConfig, GymnasiumEnvConfig
 from defm_rl.experiments.tasks import make_task
 
-STEPS = 25  # in a call that is timed
 EPISODE = 50
 
 
 class Task(gymnasium.Env):
-    """Shows one of some frames."""
+    """Shows one of some frames. Whatever the seed, episodes end at the same steps."""
+
+    begun = itertools.count()
 
     action_space = spaces.Box(-2.0, 2.0, (3,), np.float32)
 
@@ -36,12 +44,11 @@ class Task(gymnasium.Env):
             {"depth": spaces.Box(0.0, 10.0, tuple(size), np.float32), "joints": spaces.Box(-3.0, 3.0, (8,), np.float64)}
         )
         self._frames = np.random.default_rng(0).uniform(0.5, 8.0, (16, *size)).astype(np.float32)
-        self._joints, self._step = np.zeros(8), 0
+        self._joints, self._step = np.zeros(8), None
 
     def reset(self, *, seed=None, options=None):
-        """Begins somewhere in an episode, so that they do not end together."""
-        super().reset(seed=seed)
-        self._step = int(self.np_random.integers(EPISODE))
+        """Begins; the first time somewhere in an episode, so that not all end together."""
+        self._step = next(Task.begun) % 8 * EPISODE // 8 if self._step is None else 0
         return {"depth": self._frames[0], "joints": self._joints}, {}
 
     def step(self, action):
@@ -104,35 +111,48 @@ def compare(num_envs, name, budget_s):
     settings.cameras = ["depth"]
     ours = task.make_encoded(("depth", "joints"), settings, encoder)
     ours.reset(seed=0)
-    actions = np.random.default_rng(0).uniform(-1, 1, (STEPS, num_envs, 3)).astype(np.float32)
-
-    def steps(env):
-        for action in actions:
-            env.step(action)
-
-    spent: dict[str, list[tuple[float, float]]] = {"by hand": [], "env=gymnasium": []}
-
-    def timed(kind, env):
-        wall_s, cpu_s = time.perf_counter(), time.process_time()
-        steps(env)
-        spent[kind].append((time.perf_counter() - wall_s, time.process_time() - cpu_s))
-
-    steps(hand)
-    steps(ours)
+    actions = np.random.default_rng(0).uniform(-1, 1, (EPISODE, num_envs, 3)).astype(np.float32)
+    envs = {"by hand": hand, "env=gymnasium": ours}
+    pairs: list[dict[str, tuple[float, float, int]]] = []
     until = time.monotonic() + budget_s
-    while time.monotonic() < until:
-        timed("by hand", hand)
-        timed("env=gymnasium", ours)
-    print(f"{num_envs} environments, {name or 'no encoder'}, medians of {len(spent['by hand'])} turns (A B A B ...)")
-    for index, clock in enumerate(("wall time", "processor time")):
-        by_hand, here = (statistics.median(turn[index] for turn in turns) / STEPS for turns in spent.values())
-        # Turn by turn: what slows the machine down slows both of a turn.
-        ratio = statistics.median(b[index] / a[index] for a, b in zip(*spent.values(), strict=True))
+    for turn, action in enumerate(itertools.cycle(actions)):
+        order = list(envs) if turn % 2 else list(envs)[::-1]
+        pairs.append({kind: timed(envs[kind].step, action) for kind in order})
+        if time.monotonic() > until:
+            break
+    pairs = pairs[EPISODE:]  # the first warm up
+    undisturbed = [pair for pair in pairs if not any(switches for _, _, switches in pair.values())]
+    print(f"{num_envs} environments, {name or 'no encoder'}")
+    for index, (clock, chosen) in enumerate((("wall time", undisturbed), ("processor time", pairs))):
+        if len(chosen) < 20:
+            print(f"  {clock:15} {len(chosen)} pairs are too few")
+            continue
+        by_hand = statistics.median(pair["by hand"][index] for pair in chosen)
+        added = [pair["env=gymnasium"][index] - pair["by hand"][index] for pair in chosen]
+        low, middle, high = median_interval(added)
         print(
-            f"  {clock:15} by hand {by_hand * 1e3:8.3f} ms a step, env=gymnasium {here * 1e3:8.3f} ms: "
-            f"{(here - by_hand) * 1e6 / num_envs:+6.1f} us an environment, {ratio - 1:+.1%}"
+            f"  {clock:15} by hand {by_hand * 1e3:7.3f} ms a step; env=gymnasium {middle * 1e3:+.3f} ms, "
+            f"{middle * 1e6 / num_envs:+.1f} us an environment, {middle / by_hand:+.1%} "
+            f"({low / by_hand:+.1%} to {high / by_hand:+.1%}; {len(chosen)} of {len(pairs)} pairs)"
         )
     ours.close()
+
+
+def timed(step, action):
+    """Wall time and processor time, and how often other processes were given the core."""
+    switches = resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
+    wall_s, cpu_s = time.perf_counter(), time.process_time()
+    step(action)
+    wall_s, cpu_s = time.perf_counter() - wall_s, time.process_time() - cpu_s
+    return wall_s, cpu_s, resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw - switches
+
+
+def median_interval(values):
+    """The median between the ends of its 95 % interval, which are order statistics (binomial, by its normal limit)."""
+    values = sorted(values)
+    reach = 1.96 * math.sqrt(len(values)) / 2
+    ends = (max(math.floor(len(values) / 2 - reach), 0), min(math.ceil(len(values) / 2 + reach), len(values) - 1))
+    return values[ends[0]], statistics.median(values), values[ends[1]]
 
 
 if __name__ == "__main__":

@@ -30,6 +30,9 @@ from defm_rl.simulation import LAYOUT_SEED, SensorTransform
 __all__ = ["EncodeDepth", "NormalizeDepth", "SimulateSensor"]
 
 
+_NONE = torch.zeros(0, dtype=torch.int64)
+
+
 class _TransformDepth(VectorWrapper):
     """Transforms observations, and in `infos` the last ones of episodes; works with every autoreset mode.
 
@@ -67,9 +70,10 @@ class _TransformDepth(VectorWrapper):
         before, self._ended = self._ended, as_tensor(terminations).bool() | as_tensor(truncations).bool()
         last = _LastObservations(infos, self._ended, self._transform.layouts)
         mode = self.metadata.get("autoreset_mode")
-        fresh = before if mode == AutoresetMode.NEXT_STEP else self._ended & (mode == AutoresetMode.SAME_STEP)
-        fresh = _indices(fresh)
-        fresh = fresh[~torch.isin(fresh, last.envs.to(fresh.device))]
+        fresh = before if mode == AutoresetMode.NEXT_STEP else self._ended
+        fresh = _indices(fresh) if mode in (AutoresetMode.NEXT_STEP, AutoresetMode.SAME_STEP) else _NONE
+        if len(last.envs):
+            fresh = fresh[~torch.isin(fresh, last.envs.to(fresh.device))]
         transformed, rows = self._transform.step(
             observations, fresh, last.envs, last.depth, _episode_numbers(infos, self.num_envs)
         )
@@ -93,7 +97,7 @@ class _LastObservations:
         self._infos = infos
         self._key = next((key for key in ("final_obs", "final_observation") if key in infos), None)
         self._last = None if self._key is None else infos[self._key]
-        self.envs = torch.zeros(0, dtype=torch.int64)
+        self.envs = _NONE
         self.depth: dict[str, Tensor] = {}
         if self._last is None:
             return
@@ -280,4 +284,4 @@ def _for_each(values: Any, num_envs: int) -> Tensor | None:
 
 
 def _indices(mask: Tensor) -> Tensor:
-    return mask.nonzero()[:, 0]
+    return mask.nonzero().squeeze(1)
