@@ -121,7 +121,7 @@ def draw(base: Path, file: Path) -> None:
     axes.set_ylabel("success, %")
     axes.set_ylim(0, 105)
     axes.spines[["top", "right"]].set_visible(False)
-    figure.legend(loc="outside upper center", ncols=4, frameon=False)
+    figure.legend(loc="outside upper center", ncols=3, frameon=False, fontsize=9)
     figure.savefig(file, dpi=120)
 
 
@@ -131,7 +131,7 @@ def draw_settings(base: Path, file: Path) -> None:
         title: {name: found for name, (run, weight) in choices.items() if (found := of(base / run, weight))}
         for title, choices in SETTINGS.items()
     }
-    groups = {title: choices for title, choices in groups.items() if choices}
+    groups = {title: choices for title, choices in groups.items() if len(choices) > 1}
     if not groups:
         return
     figure = Figure(figsize=(2.6 * len(groups), 3.4), layout="constrained")
