@@ -113,6 +113,7 @@ def test_checkpoints_accept_an_adaptation_of_the_frozen_encoder_and_nothing_else
 
 
 @pytest.mark.parametrize("parts", ["norms", ["stem"]])
+@pytest.mark.sweep(2)
 def test_only_the_chosen_parts_change(parent, frames, parts, tmp_path):
     made = adapt(
         parent, frames, ["stereo"], settings=Settings(steps=20, batch=8, validate_every=10, parts=parts), **QUIET

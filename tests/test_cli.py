@@ -24,6 +24,7 @@ def test_encoders_are_an_aligned_table(capsys: pytest.CaptureFixture[str]) -> No
     assert "Published figures, from the README of defm 1.1.0" in note
 
 
+@pytest.mark.slow
 def test_encoders_need_none_of_the_extras() -> None:
     script = (
         "import sys\n"

@@ -97,6 +97,7 @@ def test_observations_are_fresh_arrays(encoder):
         wrappers.RecordEpisodeStatistics,
     ],
 )
+@pytest.mark.sweep(2)
 def test_spaces_behind_other_wrappers_tell_encoders_apart(encoder, behind):
     def space(encoder):
         env = behind(EncodeDepth(vector_env(box=True, mode=AutoresetMode.NEXT_STEP), encoder))

@@ -48,6 +48,7 @@ def test_a_task_without_fault_is_measured_and_drawn(task, camera, blind, here, c
         (["env.success_key=won"], "none of won"),
     ],
 )
+@pytest.mark.sweep(2)
 def test_what_is_wrong_is_an_error_and_says_what_to_set(overrides, said, caplog):
     assert check_env.main([*THEIRS, *SHORT, *overrides]) == 1
     assert "ERROR" in caplog.text

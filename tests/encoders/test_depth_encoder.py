@@ -112,7 +112,7 @@ def test_a_frozen_encoder_moves_with_its_policy():
     assert {tensor.dtype for tensor in encoder.net.buffers()} == {torch.float64}
 
 
-@pytest.mark.sweep(5)
+@pytest.mark.sweep(11)
 @pytest.mark.parametrize("trainable", ["none", "all"])
 @pytest.mark.parametrize(
     ("dtype", "tolerance"), [(torch.float16, 0.05), (torch.bfloat16, 0.2), (torch.float64, 1e-4)], ids=str
@@ -269,7 +269,7 @@ def test_features_are_those_of_the_network_on_normalized_depth(depth):
     torch.testing.assert_close(plainly(encoder, depth), torch.cat([out.maps["P4"].flatten(1), out.global_features], 1))
 
 
-@pytest.mark.sweep(5)
+@pytest.mark.sweep(11)
 @pytest.mark.parametrize("pool", ["mean", "columns", "grid", "spatial_softmax", "attention", "flatten"])
 @pytest.mark.parametrize("bifpn", [True, False])
 @pytest.mark.parametrize("name", [SMALL, "defm_vit_s14"])
@@ -533,6 +533,7 @@ def test_the_fast_way_is_the_same_under_autocast(depth):
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
+@pytest.mark.slow
 def test_a_forked_process_can_encode():
     """The threads of the parent are not there; in a process of its own, since a fork copies all that PyTorch holds."""
     script = """
@@ -679,6 +680,7 @@ def test_an_average_of_checkpoints_of_different_weights_is_refused():
 
 
 @pytest.mark.parametrize("change", [lambda e: e.double(), lambda e: e.net.double(), lambda e: e.unfreeze(["head"])])
+@pytest.mark.sweep(2)
 def test_what_one_encoder_does_to_a_shared_network_the_other_follows(depth, change):
     first = make()
     second = make(network=first.net)

@@ -317,7 +317,8 @@ class TestGraphs:
             some = ("global", net.levels[0])
             assert_same(compiled(x, bifpn=False, features=some), net(x, bifpn=False, features=some))
 
-    @pytest.mark.parametrize("name", ["defm_resnet18", pytest.param("defm_efficientnet_b0", marks=pytest.mark.slow)])
+    @pytest.mark.slow
+    @pytest.mark.parametrize("name", ["defm_resnet18", "defm_efficientnet_b0"])
     def test_compiles_for_training(self, name: str) -> None:
         net = random_network(name).train()
         torch._dynamo.reset()

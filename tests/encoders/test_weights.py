@@ -185,6 +185,7 @@ class TestHub:
         blob.unlink()
         assert equal(load_encoder(NAME), state)
 
+    @pytest.mark.slow
     def test_four_processes_download_once(self, hub: HubServer, checkpoint: bytes, tmp_path: Path) -> None:
         hub.delay_s = 1.0
         script = (

@@ -49,6 +49,7 @@ def grope(env):
 
 
 @pytest.mark.parametrize(("level", "least"), [("cube", 0.97), ("shapes", 0.88), ("clutter", 0.7)])
+@pytest.mark.sweep(3)
 def test_who_knows_where_the_object_is_lifts_it_and_who_gropes_does_not(make, level, least):
     env = make(40, level=level)
     seeds = range(40)

@@ -43,6 +43,7 @@ def test_a_wrong_override_is_refused_with_a_suggestion(override, message):
         check_overrides([override])
 
 
+@pytest.mark.slow
 def test_a_sweep_is_not_mistaken_for_a_wrong_value():
     check_overrides(["seed=0,1", "algo.gamma=choice(0.9,0.98)"])
     for sweep in ("encoder=resnet19,blind", "encoder=blind,resnet19", "encoder=blind,cnn,resnet19"):

@@ -163,6 +163,7 @@ def test_a_student_learns_from_its_teacher_and_says_so(here, teacher, extra):
     assert again["share_traversed"]["mean"] >= 0
 
 
+@pytest.mark.slow
 def test_a_student_goes_on_without_its_teachers_folder(here, teacher):
     copy = shutil.copytree(teacher, here / "teacher")
     run = trained(*STUDENT, f"teacher={copy}", "encoder=blind")

@@ -111,6 +111,7 @@ def test_an_evaluation_repeats_itself_and_others_take_fresh_layouts(here, capsys
     ],
     ids=["blind", "scratch", "fine-tuned", "several-features", "sac"],
 )
+@pytest.mark.sweep(2)
 def test_every_way_to_learn_trains_and_can_be_evaluated_again(here, overrides):
     assert train.main(["experiment=navigation", "evaluation.clips=0", *overrides]) == 0
     run = only_run(here)
@@ -129,7 +130,8 @@ def test_a_sensor_is_what_policies_see_with_and_it_is_said(here):
     assert again["reward"] == pytest.approx(metrics(run)["evaluation"]["reward"], rel=1e-4)
 
 
-@pytest.mark.parametrize("number", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGTERM])
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_run_can_be_resumed(here, number):
     command = [sys.executable, "-m", "defm_rl.cli", "train"]
     overrides = ["experiment=navigation", *SMALL_PPO, "encoder=blind", "algo.total_steps=1000000"]
@@ -245,6 +247,7 @@ def test_resuming_trains_on_with_the_schedules_learning_rate(here, monkeypatch):
     assert not torch.equal(before["action_net.weight"], after["action_net.weight"])
 
 
+@pytest.mark.slow
 def test_a_resumed_run_keeps_what_it_was_told(run):
     assert train.main(["resume=run", "algo.total_steps=320", "seed=7"]) == 0
     assert (run.config().algo.total_steps, run.config().seed) == (320, 7)
@@ -312,6 +315,7 @@ def test_an_interruption_before_training_does_not_speak_of_a_checkpoint(here, mo
     assert train.main(["resume=run"]) == 2
 
 
+@pytest.mark.slow
 def test_an_interruption_before_the_first_checkpoint_writes_one(here, monkeypatch, capsys):
     def interrupted(*args, **kwargs):
         raise KeyboardInterrupt

@@ -87,6 +87,7 @@ def test_gradient_steps_are_estimated_for_a_gpu_without_one(algo):
     assert on_gpu.policy_weights == on_cpu.policy_weights
 
 
+@pytest.mark.slow
 def test_the_command_prints_a_table_or_json(capsys):
     assert memory.main([*SMALL, *PPO, *FROZEN]) == 0
     assert "buffer of 18 transitions" in capsys.readouterr().out

@@ -38,6 +38,7 @@ def exported(request, tmp_path_factory):
     return folder, seen, actions
 
 
+@pytest.mark.slow
 def test_torchscript_acts_as_the_model_does(exported):
     folder, seen, actions = exported
     policy = torch.jit.load(folder / "policy.pt")

@@ -188,6 +188,7 @@ def test_policy_with_a_frozen_encoder_trains_saves_and_goes_on(algorithm, settin
 
 
 @pytest.mark.parametrize(("algorithm", "settings"), [(PPO, PPO_SETTINGS), (SAC, REPLAY_SETTINGS)])
+@pytest.mark.sweep(2)
 def test_policy_with_a_trained_stage_trains_saves_and_goes_on(algorithm, settings, tmp_path, reference):
     model = make(algorithm, settings, trainable=[LAST_STAGE]).learn(8)
     trained = {name for name, _ in encoders(model)[0].net.named_parameters()}
@@ -241,6 +242,7 @@ def test_a_policy_whose_weights_file_has_moved_says_how_to_load_it(tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_a_policys_fine_tuned_encoder_is_the_next_ones(tmp_path):
     model = make(PPO, PPO_SETTINGS, trainable=[LAST_STAGE, "head"])
     model.learn(16)

@@ -214,6 +214,7 @@ def test_a_wrong_setting_is_refused_before_anything_is_evaluated(here, count, ca
     assert count == []
 
 
+@pytest.mark.slow
 def test_recorded_depth_that_cannot_be_read_leaves_the_rest_of_the_report(here, capsys):
     (here / "recorded").mkdir()
     (here / "recorded" / "frame.png").write_bytes(b"not a picture")
