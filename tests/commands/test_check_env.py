@@ -1,7 +1,10 @@
 """`defm-rl check-env`: what is wrong with a task, what its parts take, and what it sees."""
 
+import gymnasium as gym
 import matplotlib.image
+import numpy as np
 import pytest
+from their_tasks import WhichSide
 
 from defm_rl.commands import check_env
 
@@ -59,6 +62,21 @@ def test_what_is_wrong_is_an_error_and_says_what_to_set(overrides, said, caplog)
 def test_scaled_depth_is_a_warning_which_is_no_error(caplog):
     assert check_env.main([*THEIRS, *SHORT, *ENCODER, "env.kwargs.depth_scale=0.1"]) == 0
     assert "WARNING scale" in caplog.text
+
+
+@pytest.mark.slow
+def test_what_training_refuses_can_be_looked_at(caplog):
+    class NoDepth(WhichSide):
+        def _observed(self):
+            observed = super()._observed()
+            return {**observed, "front": np.full_like(observed["front"], np.nan)}
+
+    gym.register("their/NoDepth-v0", entry_point=NoDepth)
+    try:
+        assert check_env.main([*THEIRS, *SHORT, *ENCODER, "env.id=their/NoDepth-v0"]) == 1
+        assert "ERROR" in caplog.text
+    finally:
+        gym.registry.pop("their/NoDepth-v0")
 
 
 @pytest.mark.parametrize(

@@ -119,7 +119,8 @@ class GymnasiumTask(Task[GymnasiumEnvConfig]):
     def check(self, config: Config) -> None:
         """Raises a ConfigError for settings that do not go together."""
         super().check(config)
-        self._probe  # noqa: B018  asks the environment, which says what is wrong
+        if self._probe.fault:
+            raise ConfigError(self._probe.fault)
 
     def make(
         self,
@@ -189,6 +190,7 @@ class _Probe:
     step_s: float | None
     pictures: bool
     described: str
+    fault: str
 
 
 @functools.lru_cache(maxsize=8)
@@ -212,7 +214,6 @@ def _probe(settings: str) -> _Probe:
             depth_format=depth_format,
             z_buffer=planes,
         )
-        _check_first(config, observed, env.reset(seed=0)[0])
         step_s = getattr(getattr(env, "envs", [env])[0].unwrapped, "dt", None)
         pictures = "rgb_array" in env.metadata.get("render_modes", ())
         described = ", ".join(f"{key} {space}" for key, space in observed.given.items())
@@ -222,18 +223,25 @@ def _probe(settings: str) -> _Probe:
             float(step_s) if isinstance(step_s, int | float) else None,
             pictures,
             described,
+            _fault(config, observed, env.reset(seed=0)[0]),
         )
     finally:
         env.close()
 
 
-def _check_first(config: GymnasiumEnvConfig, observed: Observed, first: Any) -> None:
-    """Refuses depth that nobody can have meant, before anything is learned from it.
+def _fault(config: GymnasiumEnvConfig, observed: Observed, first: Any) -> str:
+    """What is wrong with depth that nobody can have meant, so that nothing is learned from it; else nothing.
 
-    Raises:
-        ConfigError: Where a first frame has nothing but NaN, or different values below 0.
+    That is what is declared to lie between 0 and 1 without a unit; and first frames with nothing but NaN, or with
+    different values below 0.
     """
     for key in observed.sizes:
+        if observed.z_buffer is None and config.depth_unit == "m" and _is_normalised(observed.given[key]):
+            return (
+                f"{config.id} declares {key!r} to lie between 0 and 1: is it normalised? Have it give metres, or name "
+                "the planes of a z-buffer, env.near and env.far; where its 1 is a metre, say so by env.depth_unit=1.0. "
+                f"See it: defm-rl check-env env=gymnasium env.id={config.id}."
+            )
         pixels = as_tensor(at(first, key)).float()
         if pixels.isnan().all():
             said = "nothing but NaN in it."
@@ -241,10 +249,17 @@ def _check_first(config: GymnasiumEnvConfig, observed: Observed, first: Any) -> 
             said = f"values down to {negative[0].item():.3g}, and no distance is negative: is it normalised?"
         else:
             continue
-        raise ConfigError(
+        return (
             f"{config.id}: the first frame of {key!r} has {said} Depth is expected in metres, or as env.depth_unit "
             f"says, and 0 where there is none. See it: defm-rl check-env env=gymnasium env.id={config.id}."
         )
+    return ""
+
+
+def _is_normalised(space: spaces.Space[Any]) -> bool:
+    if not isinstance(space, spaces.Box) or not np.issubdtype(space.dtype, np.floating):
+        return False
+    return bool((space.low == 0).all() and (space.high == 1).all())
 
 
 def z_buffer(config: GymnasiumEnvConfig) -> ZBuffer | None:

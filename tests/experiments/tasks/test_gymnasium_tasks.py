@@ -316,6 +316,15 @@ def test_first_frames_that_are_no_depth_are_refused(seen, said, capsys):
         gym.registry.pop("their/NoDepth-v0")
 
 
+def test_depth_that_is_declared_between_0_and_1_needs_a_unit(capsys, caplog):
+    normalised = [*THEIRS, *ENCODER, *SHORT, "env.kwargs.depth_scale=0.1"]
+    assert train.main(normalised) == 2
+    refusal = capsys.readouterr().err
+    assert "'front' to lie between 0 and 1" in refusal
+    assert "env.depth_unit=1.0" in refusal
+    task_of("env.kwargs.depth_scale=0.1", "env.depth_unit=1.0").make(["front"]).close()
+
+
 def test_one_value_below_zero_marks_holes():
     class Marked(WhichSide):
         def _observed(self):
