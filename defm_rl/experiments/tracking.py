@@ -37,7 +37,8 @@ class Tracked:
         """Adds the film of the evaluation, and the checkpoint as an artifact: `policy-ID`, a version each time."""
         import wandb
 
-        film, state = run.folder / "episodes.gif", run.state()
+        folder, state = run.folder.resolve(), run.state()
+        film = folder / "episodes.gif"
         if film.exists():
             self._attempt(
                 lambda: self._run.log(
@@ -50,9 +51,9 @@ class Tracked:
         def upload() -> None:
             facts = {"steps": state["steps"], "encoder": state["encoder"]}
             artifact = wandb.Artifact(f"policy-{self.id}", type="model", metadata=facts)
-            artifact.add_dir(str(run.checkpoint), name="checkpoint")
+            artifact.add_dir(str(run.checkpoint.resolve()), name="checkpoint")
             for name in ("config.yaml", "metrics.json"):
-                artifact.add_file(str(run.folder / name), name=name)
+                artifact.add_file(str(folder / name), name=name)
             self._run.log_artifact(artifact)
 
         self._attempt(upload)
@@ -113,7 +114,7 @@ def _begin(config: Config, run: Run, **how: Any) -> Tracked:
         "name": f"{config.experiment}/{run.folder.name}",
         "group": logger.group or group_name(config),
         "tags": tags(config),
-        "dir": run.folder,
+        "dir": run.folder.resolve(),  # W&B's process finds relative paths from where it was when it began
         "config": {**dataclasses.asdict(config), "digest": run_digest(config)},
     }
     try:

@@ -519,9 +519,12 @@ def records(file: Path) -> list[wandb_internal_pb2.Record]:
 
 
 @pytest.mark.slow
-def test_weights_and_biases_goes_back_to_the_checkpoint_that_is_gone_on_from(run, monkeypatch):
+def test_weights_and_biases_goes_back_to_the_checkpoint_that_is_gone_on_from(run, monkeypatch, tmp_path_factory):
     """Offline; what a server makes of it is not seen here."""
     monkeypatch.setenv("WANDB_SILENT", "true")
+    with monkeypatch.context() as elsewhere:  # where its process began, and finds relative paths
+        elsewhere.chdir(tmp_path_factory.mktemp("elsewhere"))
+        wandb.init(mode="offline").finish()
     offline = ["logger=wandb", "logger.mode=offline", "evaluation.clips=1"]
     assert train.main(["resume=run", "algo.total_steps=512", "checkpoint_every=192", *offline]) == 0
     shutil.rmtree(run.checkpoint)
