@@ -118,8 +118,7 @@ def student(base: Path, task: str, teacher: Path | None) -> Iterator[list[str]]:
         yield train(teacher, f"experiment={task}_teacher")
     run = base / "student"
     yield train(run, f"experiment={STUDENTS[task]}", f"teacher={teacher}", RANDOM)
-    yield adapt(run, "all")
-    yield evaluate(run, "all")
+    yield from adapted(run, "all")
     yield from leave_one_out(run)
 
 

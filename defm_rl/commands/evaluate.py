@@ -20,7 +20,7 @@ from defm_rl.experiments import environments, hub
 from defm_rl.experiments.adapted import load_adapted
 from defm_rl.experiments.config import Config, ConfigError, refused_settings
 from defm_rl.experiments.episodes import Policy
-from defm_rl.experiments.evaluation import Cell, Options, describe, evaluate, load, threads_put_back
+from defm_rl.experiments.evaluation import Cell, Options, describe, evaluate, threads_put_back
 from defm_rl.experiments.interruption import INTERRUPTED, stop_on_sigterm
 from defm_rl.experiments.report import adaptations, clips, losses, recorded, scenes, summary
 from defm_rl.experiments.report.arms import Arm, adapted_arm, group
@@ -197,7 +197,7 @@ def _evaluate_all(cells: Sequence[Cell], configs: dict[Run, Config], chosen: Set
 
 def _loaded(run: Run, adapted: Path | None, problems: list[str]) -> tuple[Config, Policy, DepthEncoder | None] | None:
     try:
-        return load(run) if adapted is None else load_adapted(run, adapted)
+        return load_adapted(run, adapted)
     except UserError as error:
         problems.append(f"{run.folder}: {error}")
         return None

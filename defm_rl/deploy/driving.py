@@ -13,7 +13,7 @@ from defm_rl.deploy.runtime import Policy
 from defm_rl.experiments.adapted import load_adapted
 from defm_rl.experiments.environments import named_layouts, policy_keys
 from defm_rl.experiments.episodes import Episode, run_episodes
-from defm_rl.experiments.evaluation import Options, evaluate, load, summarize, threads_put_back
+from defm_rl.experiments.evaluation import Options, evaluate, summarize, threads_put_back
 from defm_rl.experiments.runs import Run
 from defm_rl.experiments.tasks import make_task
 
@@ -75,6 +75,6 @@ def success(folder: Path, path: Path, episodes: int, adapted: Path | None = None
     """
     run, options = Run(folder), Options(episodes=episodes)
     with threads_put_back():
-        config, policy, encoder = load(run) if adapted is None else load_adapted(run, adapted)
+        config, policy, encoder = load_adapted(run, adapted)
         before = evaluate(config, policy, encoder, options)
     return {"run": summarize(before), "file": summarize(drive(run, path, options))}

@@ -14,7 +14,7 @@ from defm_rl.encoders.weights import file_sha256, read_adaptation
 from defm_rl.experiments.adapted import load_adapted
 from defm_rl.experiments.config import Config
 from defm_rl.experiments.environments import camera_keys, named_layouts, policy_keys, sees_features
-from defm_rl.experiments.evaluation import fingerprint, load, threads_put_back
+from defm_rl.experiments.evaluation import fingerprint, threads_put_back
 from defm_rl.experiments.provenance import provenance
 from defm_rl.experiments.runs import Run
 from defm_rl.experiments.tasks import Ability, Task, make_task
@@ -39,7 +39,7 @@ def exportable_run(folder: Path, adapted: Path | None = None) -> tuple[Exportabl
     """
     run = Run(folder)
     with threads_put_back():
-        config, policy, encoder = load(run) if adapted is None else load_adapted(run, adapted)
+        config, policy, encoder = load_adapted(run, adapted)
     task = make_task(config.env)
     task.require(Ability.EXPORT)
     if encoder is not None:

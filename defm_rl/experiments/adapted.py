@@ -17,14 +17,20 @@ from defm_rl.experiments.runs import Run
 from defm_rl.experiments.tasks import make_task
 
 
-def load_adapted(run: Run, path: Path) -> tuple[Config, Seeing, DepthEncoder | None]:
+def load_adapted(run: Run, path: Path | None) -> tuple[Config, Seeing, DepthEncoder | None]:
     """A run's configuration and policy, with the adapted encoder in the place of the one it was trained with.
+
+    Args:
+        run: The run.
+        path: The adapted weights; None: as it was trained.
 
     Raises:
         ConfigError: Where the file is no adaptation of exactly that encoder and those features.
         WeightsNotFoundError, InvalidWeightsError: Where it is not there, or damaged.
     """
     config, policy, encoder = load(run)
+    if path is None:
+        return config, policy, encoder
     network = seeing_network(config, policy, encoder)
     check_adaptation(run, path, network)
     if network is not policy.network:
