@@ -31,10 +31,9 @@ from defm_rl.encoders.zoo import CARDS
 from defm_rl.observations import over_cameras
 
 SIZES = ((64, 64), (96, 160), (224, 224))
-POLICIES = ("quickstart", "locomotion_student")
 BUDGET_S, ROUNDS = 3.0, (15, 40)
-SHORT = ["encoder.weights=random", "env.num_envs=2", "algo.n_steps=16", "algo.total_steps=32", "evaluation.episodes=2"]
-SHORT += ["evaluation.clips=0"]
+SHORT = ["env.num_envs=2", "algo.total_steps=32", "evaluation.episodes=2", "evaluation.clips=0"]
+POLICIES: dict[str, list[str]] = {"quickstart": ["algo.n_steps=16"], "locomotion_student": []}  # with what of their own
 Inputs = dict[str, np.ndarray]
 
 
@@ -142,11 +141,12 @@ def policy_row(name: str, size: tuple[int, int], folder: Path) -> dict[str, obje
     """One experiment's policy, with cameras of one size: a step as the robot takes it, depth in metres to action."""
     run = folder / f"{name}-{size[0]}x{size[1]}"
     if not run.exists():
-        settings = [f"experiment={name}", f"env.depth_size=[{size[0]},{size[1]}]", *SHORT, f"hydra.run.dir={run}"]
+        settings = [f"experiment={name}", f"env.depth_size=[{size[0]},{size[1]}]", f"hydra.run.dir={run}"]
+        settings += [*SHORT, *POLICIES[name], "encoder.weights=random"]
         if name.endswith("_student"):
             teacher = folder / name.replace("_student", "_teacher")
             if not teacher.exists():
-                assert train.main([f"experiment={teacher.name}", *SHORT[1:], f"hydra.run.dir={teacher}"]) == 0
+                assert train.main([f"experiment={teacher.name}", *SHORT, f"hydra.run.dir={teacher}"]) == 0
             settings.append(f"teacher={teacher}")
         assert train.main(settings) == 0
     whole, facts = exportable_run(run)
@@ -188,7 +188,7 @@ def add(name: str, row: dict[str, object]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--encoders", nargs="*", default=[name for name in CARDS if name != "defm_vit_l14"])
-    parser.add_argument("--policies", nargs="*", default=POLICIES)
+    parser.add_argument("--policies", nargs="*", default=list(POLICIES))
     parser.add_argument("--sizes", nargs="*", default=SIZES, type=lambda text: tuple(map(int, text.split("x"))))
     parser.add_argument("--folder", type=Path, default=Path("runs/runtimes"), help="keeps runs and exported files")
     args = parser.parse_args()
