@@ -171,6 +171,7 @@ def failure_modes(policies: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def learning_curves(arms: Sequence[Arm]) -> str | None:
     """Success during training: a thin line for each run, one colour for each policy."""
+    drawn = {arm.runs: arm for arm in reversed(arms)}  # adapting trains no policy: its runs are drawn once
     histories = [[plots.read_history(run) for run in arm.runs] for arm in arms]
     if not any(history for runs in histories for history in runs):
         return None
@@ -179,6 +180,8 @@ def learning_curves(arms: Sequence[Arm]) -> str | None:
 
     def draw(axes: Axes) -> None:
         for arm, runs, colour in zip(arms, histories, itertools.cycle(COLOURS), strict=False):
+            if drawn[arm.runs] is not arm:
+                continue
             label: str | None = arm.name
             for history in filter(None, runs):
                 axes.plot(history["steps"], history[column], color=colour, lw=1.5, alpha=0.85, label=label)

@@ -6,7 +6,8 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from defm_rl.experiments.report import page, summary
+from defm_rl.experiments.report import charts, page, summary
+from defm_rl.experiments.report.arms import adapted_arm
 from defm_rl.experiments.report.clips import Clip
 from defm_rl.experiments.report.scenes import EncoderReport, Pair
 from defm_rl.experiments.report.write import write_report
@@ -138,3 +139,10 @@ def test_numbers_are_written_for_people():
     )
     assert page.commit("0123456789abcdef+changes") == "0123456789+changes"
     assert page.commit(None) == "no checkout"
+
+
+def test_an_adapted_policy_was_trained_once(study, tmp_path):
+    arms, _ = study
+    with_adapted = [*arms, adapted_arm(arms[0], tmp_path / "adapted.safetensors")]
+    assert charts.learning_curves(with_adapted) == charts.learning_curves(arms)
+    assert charts.learning_curves([with_adapted[-1]]) is not None
