@@ -1,6 +1,7 @@
 """Our tasks on MuJoCo: numbered layouts, ideal depth in metres, any simulated sensor."""
 
 import dataclasses
+import warnings
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any, cast
@@ -9,6 +10,7 @@ import gymnasium
 from gymnasium.vector import VectorEnv
 
 import defm_rl.envs  # noqa: F401  registers the environments
+from defm_rl.depth import ScaleWarning
 from defm_rl.envs.core import Command, MujocoVectorEnv
 from defm_rl.experiments.config import EncoderConfig, MujocoEnvConfig
 from defm_rl.experiments.tasks.base import IDEAL, DepthCamera, Map, Task
@@ -82,6 +84,8 @@ class MujocoTask(Task[MujocoEnvConfig]):
         """See `Task.make`."""
         sensor = self.sensor if sensor is None else sensor
         make_sensor(sensor)  # a wrong name is refused, by a policy that sees nothing too
+        # Depth is in metres here, though the camera below a robot's belly may never see one.
+        warnings.filterwarnings("ignore", category=ScaleWarning)
         env = gymnasium.make_vec(
             self.config.id,
             num_envs=num_envs or self.config.num_envs,
