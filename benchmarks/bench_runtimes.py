@@ -33,7 +33,7 @@ from defm_rl.observations import over_cameras
 SIZES = ((64, 64), (96, 160), (224, 224))
 BUDGET_S, ROUNDS = 3.0, (15, 40)
 SHORT = ["env.num_envs=2", "algo.total_steps=32", "evaluation.episodes=2", "evaluation.clips=0"]
-POLICIES: dict[str, list[str]] = {"quickstart": ["algo.n_steps=16"], "locomotion_student": []}  # and settings of their own
+POLICIES: dict[str, list[str]] = {"quickstart": ["algo.n_steps=16"], "locomotion_student": []}  # settings of theirs
 Inputs = dict[str, np.ndarray]
 
 
