@@ -10,7 +10,16 @@ from gymnasium import spaces
 from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
 
-from defm_rl.envs.core import Command, Ids, MujocoEnv, MujocoVectorEnv, check_positive, configured, failure_modes
+from defm_rl.envs.core import (
+    DRAWN_LAYOUTS,
+    Command,
+    Ids,
+    MujocoEnv,
+    MujocoVectorEnv,
+    check_positive,
+    configured,
+    failure_modes,
+)
 from defm_rl.envs.objects import AREA_M, LEVELS, SHAPES, Object, draw_scene
 from defm_rl.envs.randomization import Randomization
 from defm_rl.envs.robots import check_robot, load_robot
@@ -67,7 +76,8 @@ class ManipulationConfig:
         max_episode_steps: Control steps before an episode is cut off; None for the level's.
         control_step_s: Seconds between two actions.
         ready_share: Share of episodes that begin with the open gripper around an object or just above it. A curriculum:
-            teachers learn to close it before they have learned to get there.
+            teachers learn to close it before they have learned to get there. Only layouts that are drawn begin so, see
+            `defm_rl.envs.core.DRAWN_LAYOUTS`: those that are named, as evaluations do, never.
         max_step_m: How far action 1 moves the gripper in one step, along each axis.
         max_turn_rad: How far action 1 turns the gripper in one step.
         finger_speed_m_s: How fast each finger moves.
@@ -75,7 +85,8 @@ class ManipulationConfig:
         hold_s: How long it must stay up there.
         reach_reward: Reward for bringing the gripper from far away to an object's centre.
         align_reward: Reward for turning the gripper so that an object is 2 cm narrower between the fingers.
-        grasp_reward: Reward for closing the gripper around an object, and again for having both fingers touch it.
+        grasp_reward: Reward for having an object between the fingers and both touch it.
+        holding_reward: Reward for every step in which an object is between the fingers and both touch it.
         lift_reward: Reward for lifting an object to the height.
         step_penalty: Taken from the reward at every step.
         lost_penalty: Taken from the reward when an object leaves the gripper's reach, which ends the episode.
@@ -105,6 +116,7 @@ class ManipulationConfig:
     reach_reward: float = 1.0
     align_reward: float = 0.25
     grasp_reward: float = 1.0
+    holding_reward: float = 0.1
     lift_reward: float = 2.0
     step_penalty: float = 0.02
     lost_penalty: float = 1.0
@@ -227,6 +239,7 @@ class ManipulationVectorEnv(MujocoVectorEnv):
         self._objects: list[list[Object]] = [[] for _ in range(num_envs)]
         self._constants = np.zeros((num_envs, objects, 9))  # of the objects, as a teacher is told them
         self._half_extents_m = np.zeros((num_envs, objects, 3))
+        self._thickness_m = np.zeros((num_envs, objects))  # of an object's thinnest part
         self._round = np.zeros((num_envs, objects), bool)
         self._rest_height_m = np.zeros((num_envs, objects))
         self._targets = np.zeros((num_envs, 4))  # poses that the grippers are on their way to
@@ -289,17 +302,18 @@ class ManipulationVectorEnv(MujocoVectorEnv):
             self._objects[i] = draw_scene(self.level, seed)
             for k, thing in enumerate(self._objects[i]):
                 self._place_object(i, k, thing)
-            starts[row] = self._draw_start(np.random.default_rng([seed, 2]), self._objects[i])
+            ready_share = self.config.ready_share if seed >= DRAWN_LAYOUTS[0] else 0.0
+            starts[row] = self._draw_start(np.random.default_rng([seed, 2]), self._objects[i], ready_share)
         self._batch.set_const(ids)
         self._pose_arm(ids, starts)
         self._highest_m[ids] = self._held_s[ids] = 0
         self._success[ids] = self._lost[ids] = False
         self._potential[ids], self._lift_m[ids] = self._progress(ids)
 
-    def _draw_start(self, rng: np.random.Generator, objects: list[Object]) -> Floats:
+    def _draw_start(self, rng: np.random.Generator, objects: list[Object], ready_share: float) -> Floats:
         """Where a gripper begins: somewhere above the middle, or ready to grasp the first object."""
         start = rng.uniform(*_STARTS)
-        if rng.random() < self.config.ready_share:
+        if rng.random() < ready_share:
             thing = objects[0]
             start[:2] = thing.position[:2] + rng.uniform(-0.004, 0.004, 2)
             start[2] = thing.position[2] + rng.uniform(0.0, 0.08)
@@ -329,6 +343,7 @@ class ManipulationVectorEnv(MujocoVectorEnv):
 
         self._qpos[i, self._object_qpos[k]] = *thing.position, np.cos(thing.yaw / 2), 0, 0, np.sin(thing.yaw / 2)
         self._half_extents_m[i, k] = thing.half_extents
+        self._thickness_m[i, k] = 2 * half_sizes[used].min()
         self._round[i, k] = thing.shape in ("cylinder", "ellipsoid")
         self._rest_height_m[i, k] = thing.position[2]
         shape, friction = np.array(SHAPES) == thing.shape, fields["geom_friction"][i, geoms[0], 0]
@@ -354,6 +369,8 @@ class ManipulationVectorEnv(MujocoVectorEnv):
         success = self._held_s[ids] > config.hold_s - 1e-6
         lost = ~success & self._out_of_reach(ids)
         rewards = potential - self._potential[ids] - config.step_penalty
+        # Without it, opening the gripper and closing it again comes to nearly the same as holding on.
+        rewards += config.holding_reward * self._holds(ids).any(axis=1)
         rewards += config.success_reward * success - config.lost_penalty * lost
         self._potential[ids], self._lift_m[ids] = potential, lift_m
         self._highest_m[ids] = np.maximum(self._highest_m[ids], lift_m)
@@ -420,7 +437,7 @@ class ManipulationVectorEnv(MujocoVectorEnv):
         # The way leads down a funnel: who comes from the side, at the object's height, pushes it away.
         above = np.clip(2 * (aside - 0.01), 0, 0.08)
         distance = np.hypot(aside, offset[..., 2] - above)
-        held = self._touches(ids).all(axis=2)
+        held = self._holds(ids)
         lift_m = positions[:, :, 2] - self._rest_height_m[ids]
         potential = config.reach_reward * (1 - np.tanh(5 * distance))
         potential -= config.align_reward * self._excess_width_m(ids) / 0.02
@@ -436,6 +453,17 @@ class ManipulationVectorEnv(MujocoVectorEnv):
         half = np.where(self._round[ids], np.linalg.norm(extents, axis=2), extents.sum(axis=2))
         narrowest: Floats = self._half_extents_m[ids, :, :2].min(axis=2)
         return 2 * np.maximum(half - narrowest, 0)
+
+    def _holds(self, ids: Ids) -> NDArray[np.bool_]:
+        """Which objects are between the fingers, and both touch them: not what they press from above: (n, k)."""
+        rotation = self._body_mat[ids][:, self._bodies].reshape(len(ids), -1, 3, 3)
+        reach = (np.abs(rotation) @ self._half_extents_m[ids, :, :, None]).squeeze(3)
+        offset = self._site_pos[ids, None, self._pinch] - self._qpos[ids][:, self._object_qpos[:, :3]]
+        around = (np.abs(offset) < reach).all(axis=2)
+        # Fingers that are shut hold nothing, though they may have tilted what they press until it is around them.
+        apart = 2 * self._stroke * self._opening(ids)[:, None] > self._thickness_m[ids] / 2
+        held: NDArray[np.bool_] = around & apart & self._touches(ids).all(axis=2)
+        return held
 
     def _touches(self, ids: Ids) -> NDArray[np.bool_]:
         """Which objects touch which finger: (n, k, 2)."""

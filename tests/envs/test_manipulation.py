@@ -78,12 +78,40 @@ def test_success_is_an_object_held_up_for_half_a_second(make):
 def test_rewards_add_up_to_what_was_achieved(make):
     env = make(1, autoreset_mode="Disabled")
     env.reset(seed=5)
-    total, steps, terminated = 0.0, 0, False
+    total, steps, held, terminated = 0.0, 0, 0, False
     while not terminated:
         _, reward, terminated, _, _ = env.step(oracle_action(env))
         total, steps = total + reward[0], steps + 1
-    # What was left to win of nearness, both fingers touching, height, the prize.
-    np.testing.assert_allclose(total, 0.75 + 1 + 2 + 5 - 0.02 * steps, atol=0.4)
+        held += env._holds(np.arange(1)).any()
+    # What was left to win of nearness, an object between both fingers, height, the prize.
+    np.testing.assert_allclose(total, 0.75 + 1 + 2 + 5 - 0.02 * steps + 0.1 * held, atol=0.4)
+    assert held > 5
+
+
+def test_an_object_pressed_upon_by_closed_fingers_is_not_held(make):
+    env = make(4, autoreset_mode="Disabled")
+    env.reset(seed=0)
+    pressed, rewards = np.zeros(4, bool), []
+    for step in range(24):
+        over = env.object_poses[:, 0, :2] - env.commanded_poses[:, :2]
+        down = 0.0 if step < 10 else -0.02
+        action = np.column_stack([over / 0.04, np.full(4, down / 0.04), np.zeros(4), np.full(4, -1.0)])
+        rewards.append(env.step(np.clip(action, -1, 1))[1])
+        pressed |= env._touches(np.arange(4))[:, 0].all(axis=1)
+        assert not env._holds(np.arange(4)).any()
+    assert pressed.any()
+    assert np.sum(rewards, axis=0).max() < 0.76  # of nearness
+
+
+def test_a_share_of_drawn_layouts_begins_ready_to_grasp_and_none_that_is_named(make):
+    env = make(60, ready_share=0.5)
+
+    def ready(seed):
+        env.reset(seed=seed)
+        return np.linalg.norm(env.gripper_poses[:, :2] - env.object_poses[:, 0, :2], axis=1) < 0.006
+
+    assert 0.3 < ready(2**31).mean() < 0.7
+    assert ready(0).mean() < 0.1
 
 
 def test_who_stands_still_runs_out_of_time(make):

@@ -65,7 +65,7 @@ def test_identity_does_not_depend_on_how_the_configuration_was_written(config):
 
 
 DIGESTS = {
-    **{"navigation": "95b4e8804059", "locomotion": "c64bcbe066ee", "manipulation": "af7c3c70a282"},
+    **{"navigation": "95b4e8804059", "locomotion": "c64bcbe066ee", "manipulation": "ea77ba036827"},
     **{"mjlab_lift": "59331d62fc52", "mjlab_go1": "a9f7a180e979", "mjlab_g1": "9dde16ec4743"},
     **{"isaaclab_navigation": "023c117d7ea3", "gymnasium": "452e03e4c6c9"},
     **{"ppo": "95b4e8804059", "sac": "f43f6cd2d217", "rsl_ppo": "ebbf4f7c47dc", "distillation": "35ab7f6c680e"},
