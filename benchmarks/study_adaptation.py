@@ -79,16 +79,18 @@ def navigation(base: Path) -> Iterator[list[str]]:
             yield from adapted(run, "all")
 
 
-HOLES = ((0, 0.1, STEPS), (0, 0.3, STEPS), (1, 0.3, STEPS), (2, 0.3, STEPS), (0, 0.3, LONGER))
+HOLES = (*((seed, share, STEPS) for share in (0.1, 0.3) for seed in range(3)), (0, 0.3, LONGER))
 
 
 def holes(base: Path) -> Iterator[list[str]]:
-    """Patches lost in the training, for a camera that is not adapted to: stereo_ladder, of navigation's runs."""
+    """Patches lost in the training: for a camera that is not adapted to, stereo_ladder, and adapted to all four."""
     others = tuple(name for name in CAMERAS if name != "stereo_ladder")
     for seed, share, steps in HOLES:
         run, name = base.parent / "navigation" / f"ideal-{seed}", f"holes-{share}-{steps}"
         yield adapt(run, name, others, f"holes={share}", steps=steps)
         yield evaluate(run, name)
+    for seed in range(3):
+        yield from adapted(base.parent / "navigation" / f"ideal-{seed}", "all-holes-0.1", "holes=0.1")
 
 
 def settings(base: Path) -> Iterator[list[str]]:

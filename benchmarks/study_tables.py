@@ -24,13 +24,14 @@ ARMS = {
     "trained on ideal depth": ("ideal", None),
     "the same, adapted to four": ("ideal", "all"),
     "the same, adapted to four for 2000 steps": ("ideal", "longer"),
+    "the same, adapted to four with holes=0.1": ("ideal", "all-holes-0.1"),
     "the same, adapted to the other three": ("ideal", LEFT_OUT),
     "trained with zedx's delay alone": ("zedx_without_noise", None),
     "that, adapted to four": ("zedx_without_noise", "all"),
     "trained with stereo's noise": ("stereo", None),
     "this, adapted to four": ("stereo", "all"),
 }
-COLOURS = ("#9aa5b1", "#0b6e99", "#053e57", "#8cc4dd", "#f0c9a0", "#c8553d", "#c5dfb4", "#588b49")
+COLOURS = ("#9aa5b1", "#0b6e99", "#053e57", "#3f9ac0", "#8cc4dd", "#f0c9a0", "#c8553d", "#c5dfb4", "#588b49")
 SETTINGS = {
     "encoder (P3)": {
         "RegNetY-400MF": ("regnet_y_400mf-P3", "all"),
