@@ -30,7 +30,7 @@ from defm_rl.encoders.weights import ADAPTATION, InvalidWeightsError, tensors_sh
 from defm_rl.encoders.zoo import tensor_names
 from defm_rl.sensors import Sensor, check_depth, make_sensor, simulate
 
-__all__ = ["Adapted", "Frames", "Settings", "Standardization", "adapt", "network_sha256"]
+__all__ = ["Adapted", "Frames", "Settings", "Standardization", "adapt", "lost_shares", "network_sha256"]
 
 _logger = logging.getLogger(__name__)
 
@@ -40,6 +40,7 @@ PAIRS = "pairs"
 
 CLIP = 5.0  # standard deviations; as the experiments clip features before the policy sees them
 _LARGEST_MM = np.iinfo(np.uint16).max
+_BLIND = 0.5  # share of the pixels whose loss makes a camera blind to a task
 _CHUNK = 256  # frames that are encoded at once
 _VALIDATION_SEED = 0x56414C49  # of the noise on held-out frames; that of training begins with the settings' seed
 
@@ -323,6 +324,7 @@ def adapt(
     if not cameras and pairs is None:
         raise ValueError("name at least one sensor to adapt to, or pass recorded pairs.")
     where = torch.device(device) if device is not None else _device(encoder)
+    _warn_of_blind(frames, cameras)
     teacher = _frozen_copy(encoder, where)
     work = _Work(teacher, frames, cameras, others, pairs, standardization, settings, where)
     record = {
@@ -340,6 +342,23 @@ def adapt(
         "trained_parameters": sum(p.numel() for p in work.parameters),
     }
     return work.run(record, checkpoint, progress)
+
+
+def lost_shares(frames: Frames, sensor: str | Sensor) -> dict[int, float]:
+    """The share of the pixels seen by clean frames that a sensor loses, for each of the frames' views.
+
+    Args:
+        frames: Clean frames; 64 of each view are looked at.
+        sensor: A sensor or its name.
+    """
+    shares = {}
+    for view in np.unique(frames.views).tolist():
+        ours = np.flatnonzero(frames.views == view)
+        clean = frames.metres(ours[:: max(1, len(ours) // 64)][:64], torch.device("cpu"))
+        seen = clean > 0
+        lost = seen & (simulate(clean, sensor) == 0)
+        shares[view] = float(lost.sum() / seen.sum().clamp(min=1))
+    return shares
 
 
 class _Work:
@@ -574,6 +593,19 @@ def _with_holes(depth: Tensor, largest_share: float, rng: np.random.Generator) -
     shares = torch.from_numpy(rng.uniform(0, largest_share, count))
     cuts = field.sort(1).values.gather(1, (shares * height * width).long()[:, None])
     return depth.where((field >= cuts).view(depth.shape).to(depth.device), 0.0)
+
+
+def _warn_of_blind(frames: Frames, cameras: Mapping[str, Sensor]) -> None:
+    """Warns of cameras that lose most of what the frames show."""
+    for name, sensor in cameras.items():
+        for view, share in lost_shares(frames, sensor).items():
+            if share > _BLIND:
+                _logger.warning(
+                    "Behind %s, which sees from %g to %g m, %.0f %% of what camera %d of the task shows is lost. No "
+                    "weights bring that back, and learning to do without it is paid for behind the others: leave "
+                    "it out.",
+                    *(name, sensor.min_depth_m, sensor.max_depth_m, 100 * share, view),
+                )
 
 
 def _cameras(sensors: Sequence[str | Sensor] | Mapping[str, Sensor]) -> dict[str, Sensor]:

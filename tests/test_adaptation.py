@@ -292,3 +292,14 @@ def test_features_of_a_network_inside_a_policy_keep_their_scales():
     each, together = (Standardization.of(features, scale) for scale in ("each", "all"))
     torch.testing.assert_close(each.std, features.std(0, correction=0), rtol=1e-4, atol=1e-4)
     assert together.std[0] == together.std[1]
+
+
+def test_a_camera_that_sees_nothing_of_the_task_is_warned_of(caplog):
+    near, far = np.full((8, 16, 16), 0.2), np.full((8, 16, 16), 2.0)
+    frames = Frames.of(np.concatenate([far, near]).astype(np.float32), views=[0] * 8 + [1] * 8)
+    assert adaptation.lost_shares(frames, "kinect_nguyen")[1] == 1.0
+    assert adaptation.lost_shares(frames, "kinect_nguyen")[0] < 0.5
+    assert max(adaptation.lost_shares(frames, "ideal").values()) == 0.0
+    adaptation._warn_of_blind(frames, adaptation._cameras(["kinect_nguyen", "stereo"]))
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "kinect_nguyen, which sees from 0.4 to 3 m, 100 % of what camera 1" in caplog.text
