@@ -33,7 +33,11 @@ from defm_rl.observations import over_cameras
 SIZES = ((64, 64), (96, 160), (224, 224))
 BUDGET_S, ROUNDS = 3.0, (15, 40)
 SHORT = ["env.num_envs=2", "algo.total_steps=32", "evaluation.episodes=2", "evaluation.clips=0"]
-POLICIES: dict[str, list[str]] = {"quickstart": ["algo.n_steps=16"], "locomotion_student": []}  # settings of theirs
+POLICIES = {
+    "quickstart": ["experiment=quickstart", "algo.n_steps=16"],
+    "quickstart_resnet18": ["experiment=quickstart", "algo.n_steps=16", "encoder=resnet18"],
+    "locomotion_student": ["experiment=locomotion_student"],
+}
 Inputs = dict[str, np.ndarray]
 
 
@@ -141,8 +145,8 @@ def policy_row(name: str, size: tuple[int, int], folder: Path) -> dict[str, obje
     """One experiment's policy, with cameras of one size: a step as the robot takes it, depth in metres to action."""
     run = folder / f"{name}-{size[0]}x{size[1]}"
     if not run.exists():
-        settings = [f"experiment={name}", f"env.depth_size=[{size[0]},{size[1]}]", f"hydra.run.dir={run}"]
-        settings += [*SHORT, *POLICIES[name], "encoder.weights=random"]
+        settings = [*POLICIES[name], f"env.depth_size=[{size[0]},{size[1]}]", f"hydra.run.dir={run}"]
+        settings += [*SHORT, "encoder.weights=random"]
         if name.endswith("_student"):
             teacher = folder / name.replace("_student", "_teacher")
             if not teacher.exists():

@@ -601,10 +601,10 @@ def _warn_of_blind(frames: Frames, cameras: Mapping[str, Sensor]) -> None:
         for view, share in lost_shares(frames, sensor).items():
             if share > _BLIND:
                 _logger.warning(
-                    "Behind %s, which sees from %g to %g m, %.0f %% of what camera %d of the task shows is lost. No "
-                    "weights bring that back, and learning to do without it is paid for behind the others: leave "
-                    "it out.",
-                    *(name, sensor.min_depth_m, sensor.max_depth_m, 100 * share, view),
+                    "Behind %s, which sees from %.2g to %.2g m, %.0f %% of what camera %d of the task shows is lost. "
+                    "No weights bring that back, and learning to do without it is paid for behind the others: leave it "
+                    "out.",
+                    *(name, sensor.nearest_m, sensor.max_depth_m, 100 * share, view),
                 )
 
 

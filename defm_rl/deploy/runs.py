@@ -110,7 +110,7 @@ def _facts(run: Run, config: Config, task: Task[Any], adapted: Path | None) -> F
             "name": task.sensor,
             "latency_s": list(sensor.latency_s),
             "frame_rate_hz": sensor.frame_rate_hz if math.isfinite(sensor.frame_rate_hz) else None,
-            "min_depth_m": sensor.min_depth_m,
+            "min_depth_m": sensor.nearest_m,
             "max_depth_m": sensor.max_depth_m if math.isfinite(sensor.max_depth_m) else None,
         },
         made_by={

@@ -86,7 +86,7 @@ class Sensor:
         """What stands between the truth and what it gives: some of `EFFECTS`."""
         there = {
             "noise": not isinstance(self, Ideal),
-            "range": self.min_depth_m > 0 or self.max_depth_m < math.inf,
+            "range": self.nearest_m > 0 or self.max_depth_m < math.inf,
             "latency": self.latency_s[1] > 0 or self.delay_steps[1] > 0,
             "frame_rate": self.frame_rate_hz < math.inf,
         }
@@ -106,7 +106,13 @@ class Sensor:
             return replace(self, latency_s=(0.0, 0.0), delay_steps=(0, 0))
         if effect == "frame_rate":
             return replace(self, frame_rate_hz=math.inf)
-        return Ideal(**{field.name: getattr(self, field.name) for field in fields(Sensor)})
+        shared = {field.name: getattr(self, field.name) for field in fields(Sensor)}
+        return Ideal(**{**shared, "min_depth_m": self.nearest_m})
+
+    @property
+    def nearest_m(self) -> float:
+        """The nearest depth that is measured, by whatever it is limited."""
+        return self.min_depth_m
 
     def _everywhere(self) -> "Sensor":
         """Measures at any depth, as within its range."""
@@ -253,6 +259,15 @@ class Stereo(Sensor):
     def disparity_constant_m_px(self) -> float:
         """Focal length times baseline."""
         return op.focal_length_px(self.native_width_px, self.horizontal_fov_deg) * self.baseline_m
+
+    @property
+    def nearest_m(self) -> float:
+        """Where the disparity reaches the end of the search."""
+        return max(self.min_depth_m, self.disparity_constant_m_px / self.max_disparity_px)
+
+    def _everywhere(self) -> Sensor:
+        """Searches over the whole width, too."""
+        return Sensor._everywhere(replace(self, max_disparity_px=float(self.native_width_px)))
 
     def measure(self, depth: Tensor, noise: Noise) -> Tensor:
         """Disparity with noise, rounded; then the holes."""

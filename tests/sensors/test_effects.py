@@ -15,8 +15,9 @@ def test_without_noise_the_truth_is_measured_but_no_further():
         seen = simulate(ramp, sensor)
         inside = (ramp >= sensor.min_depth_m) & (ramp <= sensor.max_depth_m)
         torch.testing.assert_close(seen, torch.where(inside, ramp, 0.0))
-        timing = ("latency_s", "delay_steps", "frame_rate_hz", "max_depth_m", "min_depth_m")
+        timing = ("latency_s", "delay_steps", "frame_rate_hz", "max_depth_m")
         assert all(getattr(sensor, field) == getattr(SENSORS[name], field) for field in timing)
+        assert sensor.min_depth_m == SENSORS[name].nearest_m
 
 
 def test_without_range_it_measures_everywhere_as_it_does_within():
@@ -27,6 +28,17 @@ def test_without_range_it_measures_everywhere_as_it_does_within():
         inside = torch.full((4, 32, 48), 1.0)
         torch.testing.assert_close(simulate(inside, sensor), simulate(inside, whole))
         assert sensor.delay_steps == whole.delay_steps
+
+
+@pytest.mark.parametrize("name", ["stereo", "stereo_ladder"])
+def test_the_end_of_the_search_for_disparity_is_a_part_of_the_range(name):
+    near = torch.full((2, 48, 64), 0.1)
+    assert SENSORS[name].nearest_m == pytest.approx(0.177, abs=1e-3)  # f B / 126 px
+    assert (simulate(near, name) == 0).all()
+    assert (simulate(near, f"{name}_without_noise") == 0).all()
+    seen = simulate(near, f"{name}_without_range")[:, :, 40:]  # right of what the other camera does not see
+    assert (seen > 0).float().mean() > 0.5
+    assert (seen[seen > 0] - 0.1).abs().max() < 1e-3
 
 
 def test_redwood_without_range_sees_what_its_own_rule_cuts():

@@ -71,7 +71,7 @@ def advice(arm: Arm, sensor: str, row: dict[str, Any]) -> str:
 _REMEDIES = {
     "noise": "adapt the encoder to it: defm-rl adapt {run} sensors=[{sensor}].",
     "adapted noise": "it is adapted already: more minutes, more frames, or training with env.sensor={sensor}.",
-    "range": "what is not seen no encoder brings back: a camera that sees more than {near:g} to {far:g} m, or "
+    "range": "what is not seen no encoder brings back: a camera that sees more than {near:.2g} to {far:.3g} m, or "
     "training with env.sensor={sensor}.",
     "latency": "single frames do not have it, so that adapting does not mend it: training with it, or with a memory "
     "(algo.rnn_type=gru), such as env.sensor={sensor}_without_noise and then adapting; or a faster camera.",
@@ -84,7 +84,7 @@ _REMEDIES = {
 def _remedy(part: str, arm: Arm, sensor: str, gain: float) -> str:
     camera = make_sensor(sensor)
     key = "adapted noise" if part == "noise" and arm.adapted is not None else part
-    text = _REMEDIES[key].format(run=arm.runs[0].folder, sensor=sensor, near=camera.min_depth_m, far=camera.max_depth_m)
+    text = _REMEDIES[key].format(run=arm.runs[0].folder, sensor=sensor, near=camera.nearest_m, far=camera.max_depth_m)
     return f"{part.replace('_', ' ').capitalize()} costs {100 * gain:.1f} points: {text}"
 
 
