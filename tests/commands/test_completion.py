@@ -1,9 +1,13 @@
 """What Tab offers is what the commands take, and comes fast enough not to be noticed."""
 
+import os
+import pty
 import resource
+import select
 import shutil
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -58,6 +62,49 @@ def test_the_scripts_are_scripts(shell, check, capsys):
     script = capsys.readouterr().out
     done = subprocess.run([shell, *check], input=script, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("zsh") is None, reason="there is no zsh")
+def test_zsh_completes(tmp_path):
+    """In a terminal: what stands there after Tab."""
+    stub = tmp_path / "defm-rl"
+    stub.write_text(f'#!/bin/sh\nexec {sys.executable} -m defm_rl.cli "$@"\n')
+    stub.chmod(0o755)
+    (tmp_path / "completion").write_text(command._SCRIPTS["zsh"])
+    process, terminal = pty.fork()
+    if process == 0:
+        os.environ.update(PATH=f"{tmp_path}:{os.environ['PATH']}", TERM="dumb", PS1="> ")
+        os.execvp("zsh", ["zsh", "-f", "-i"])
+
+    def typed(text: str, until: str) -> str:
+        os.write(terminal, text.encode())
+        shown, end = "", time.monotonic() + 60
+        while until not in shown and time.monotonic() < end:
+            if select.select([terminal], [], [], 0.1)[0]:
+                shown += os.read(terminal, 4096).decode(errors="replace")
+        return shown
+
+    try:
+        typed(f"autoload -U compinit; compinit -D -u; source {tmp_path}/completion; echo REA''DY\n", "READY")
+        assert "evaluate " in typed("defm-rl ev\t", "evaluate ")
+        assert "experiment=quickstart " in typed("\x15defm-rl train experiment=quick\t", "experiment=quickstart ")
+    finally:
+        os.kill(process, 9)
+        os.waitpid(process, 0)
+        os.close(terminal)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("fish") is None, reason="there is no fish")
+def test_fish_completes(tmp_path):
+    stub = f"function defm-rl; {sys.executable} -m defm_rl.cli $argv; end\n"
+    typed = "complete -C 'defm-rl ev'; complete -C 'defm-rl train experiment=quick'\n"
+    script = stub + command._SCRIPTS["fish"] + typed
+    done = subprocess.run(
+        ["fish", "--no-config"], input=script, capture_output=True, text=True, cwd=tmp_path, check=False
+    )
+    assert done.stdout.split() == ["evaluate", "experiment=quickstart"], done.stderr
 
 
 def test_bash_completes(tmp_path):
