@@ -306,7 +306,7 @@ class TestGraphs:
             assert_same(program.module()(x), net(x))
 
     @pytest.mark.parametrize("name", ALL)
-    @pytest.mark.sweep(3)
+    @pytest.mark.sweep(7)
     def test_compiles_without_graph_breaks(self, name: str) -> None:
         net = random_network(name)
         torch._dynamo.reset()

@@ -216,6 +216,7 @@ def trained(*overrides: str) -> Run:
 RUN = "hydra.run.dir=run"
 
 
+@pytest.mark.slow
 def test_a_finished_run_that_is_resumed_says_so_and_is_evaluated_again(run, capsys):
     before = metrics(run)["evaluation"]["reward"]
     for more in ([], ["algo.total_steps=1000", "algo.time_limit_s=0.01"]):
