@@ -17,6 +17,10 @@ CAMERAS = ("stereo", "stereo_ladder", "kinect_nguyen", "zedx")
 RANDOM = "encoder.weights=random"
 EVALUATED = f"[ideal,redwood,{','.join(CAMERAS)}]"  # the others end at 1.5 m, which no encoder mends
 STUDENTS = {"locomotion": "locomotion_student", "manipulation": "manipulation_student"}
+SEEN = {  # what is left where cameras are blind to a task: two that see something, and two without their range
+    "locomotion": ("stereo", "stereo_ladder"),
+    "manipulation": ("stereo_without_range", "kinect_nguyen_without_range"),
+}
 STEPS = 800  # of adapting: two minutes on two quiet cores. Steps, not minutes, so that a busy machine finds the same
 LONGER = 2000
 
@@ -121,6 +125,8 @@ def student(base: Path, task: str, teacher: Path | None) -> Iterator[list[str]]:
     run = base / "student"
     yield train(run, f"experiment={STUDENTS[task]}", f"teacher={teacher}", RANDOM)
     yield from adapted(run, "all")
+    yield adapt(run, "seen", SEEN[task])
+    yield evaluate(run, "seen", sensors=f"[ideal,{','.join(SEEN[task])}]")
     yield from leave_one_out(run)
 
 
