@@ -23,8 +23,6 @@ make_venv = $(1)/bin/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m ven
 
 # A process for each core, each with its own files: they share fixtures.
 PARALLEL := -n auto --dist loadfile
-# What takes long is in few files: who has run out of tests takes over those of another process.
-SLOW := -n auto --dist worksteal
 
 .DEFAULT_GOAL := help
 .PHONY: help venv venv-isaaclab venv-mjlab venv-examples demo test test-slow test-isaaclab test-mjlab test-examples check format docs dist test-oldest bench clean
@@ -54,7 +52,7 @@ test: $(STAMP)  ## run the tests (minutes)
 	$(BIN)/python -m pytest $(PARALLEL)
 
 test-slow: $(STAMP)  ## run the tests that `make test` leaves out: exhaustive sweeps, large networks
-	$(BIN)/python -m pytest -m slow $(SLOW)
+	$(BIN)/python -m pytest -m slow $(PARALLEL)
 
 test-isaaclab: $(ISAACLAB_STAMP)  ## run the tests against Isaac Lab (an environment of its own, on the CPU, without Isaac Sim)
 	$(ISAACLAB_VENV)/bin/python -m pytest tests/isaaclab
