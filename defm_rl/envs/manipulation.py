@@ -308,7 +308,7 @@ class ManipulationVectorEnv(MujocoVectorEnv):
         self._pose_arm(ids, starts)
         self._highest_m[ids] = self._held_s[ids] = 0
         self._success[ids] = self._lost[ids] = False
-        self._potential[ids], self._lift_m[ids] = self._progress(ids)
+        self._potential[ids], self._lift_m[ids], _ = self._progress(ids)
 
     def _draw_start(self, rng: np.random.Generator, objects: list[Object], ready_share: float) -> Floats:
         """Where a gripper begins: somewhere above the middle, or ready to grasp the first object."""
@@ -363,14 +363,14 @@ class ManipulationVectorEnv(MujocoVectorEnv):
     def _advance(self, ids: Ids, actions: Floats) -> tuple[Floats, NDArray[np.bool_]]:
         config = self.config
         self._move(ids, actions)
-        potential, lift_m = self._progress(ids)
+        potential, lift_m, held = self._progress(ids)
         up = lift_m >= config.lift_height_m
         self._held_s[ids] = np.where(up, self._held_s[ids] + config.control_step_s, 0)
         success = self._held_s[ids] > config.hold_s - 1e-6
         lost = ~success & self._out_of_reach(ids)
         rewards = potential - self._potential[ids] - config.step_penalty
         # Without it, opening the gripper and closing it again comes to nearly the same as holding on.
-        rewards += config.holding_reward * self._holds(ids).any(axis=1)
+        rewards += config.holding_reward * held.any(axis=1)
         rewards += config.success_reward * success - config.lost_penalty * lost
         self._potential[ids], self._lift_m[ids] = potential, lift_m
         self._highest_m[ids] = np.maximum(self._highest_m[ids], lift_m)
@@ -428,8 +428,8 @@ class ManipulationVectorEnv(MujocoVectorEnv):
         opening: Floats = (self._actuator_length[ids, self._gripper] - self._shut) / self._stroke
         return opening
 
-    def _progress(self, ids: Ids) -> tuple[Floats, Floats]:
-        """What has been achieved: the potential that rewards come from, and the highest object's height, each (n,)."""
+    def _progress(self, ids: Ids) -> tuple[Floats, Floats, NDArray[np.bool_]]:
+        """The potential that rewards come from and the highest object's height, each (n,), and what is held (n, k)."""
         config = self.config
         positions = self._qpos[ids][:, self._object_qpos[:, :3]]
         offset = self._site_pos[ids, None, self._pinch] - positions
@@ -443,21 +443,23 @@ class ManipulationVectorEnv(MujocoVectorEnv):
         potential -= config.align_reward * self._excess_width_m(ids) / 0.02
         potential += config.grasp_reward * held
         potential += config.lift_reward * np.clip(lift_m / config.lift_height_m, 0, 1)
-        return potential.max(axis=1), lift_m.max(axis=1)
+        return potential.max(axis=1), lift_m.max(axis=1), held
 
     def _excess_width_m(self, ids: Ids) -> Floats:
         """How much wider objects are along the line on which the fingers close than they need be: (n, k)."""
         closing = self._site_mat[ids, self._pinch].reshape(-1, 3, 3)[:, None, None, :, 1]
-        axes = self._body_mat[ids][:, self._bodies].reshape(len(ids), -1, 3, 3)
-        extents = np.abs(closing @ axes).squeeze(2) * self._half_extents_m[ids]
+        extents = np.abs(closing @ self._rotations(ids)).squeeze(2) * self._half_extents_m[ids]
         half = np.where(self._round[ids], np.linalg.norm(extents, axis=2), extents.sum(axis=2))
         narrowest: Floats = self._half_extents_m[ids, :, :2].min(axis=2)
         return 2 * np.maximum(half - narrowest, 0)
 
+    def _rotations(self, ids: Ids) -> Floats:
+        """From the objects' axes to the base's: (n, k, 3, 3)."""
+        return self._body_mat[ids][:, self._bodies].reshape(len(ids), -1, 3, 3)
+
     def _holds(self, ids: Ids) -> NDArray[np.bool_]:
         """Which objects are between the fingers, and both touch them: not what they press from above: (n, k)."""
-        rotation = self._body_mat[ids][:, self._bodies].reshape(len(ids), -1, 3, 3)
-        reach = (np.abs(rotation) @ self._half_extents_m[ids, :, :, None]).squeeze(3)
+        reach = (np.abs(self._rotations(ids)) @ self._half_extents_m[ids, :, :, None]).squeeze(3)
         offset = self._site_pos[ids, None, self._pinch] - self._qpos[ids][:, self._object_qpos[:, :3]]
         around = (np.abs(offset) < reach).all(axis=2)
         # Fingers that are shut hold nothing, though they may have tilted what they press until it is around them.
@@ -533,7 +535,7 @@ class ManipulationVectorEnv(MujocoVectorEnv):
         n, k = len(ids), self.level.num_objects
         gripper = self._site_mat[ids, None, self._pinch].reshape(n, 1, 3, 3)  # turns into the base's frame: v @ R back
         offset = self._qpos[ids][:, self._object_qpos[:, :3]] - self._site_pos[ids, None, self._pinch]
-        rotation = self._body_mat[ids][:, self._bodies].reshape(n, k, 3, 3)
+        rotation = self._rotations(ids)
         velocity = self._qvel[ids][:, self._object_dofs]
         turning = (rotation @ velocity[..., 3:, None]).squeeze(
             -1

@@ -72,7 +72,7 @@ def test_unfrozen_model_is_built_like_a_fresh_one(algorithm, settings, kwargs):
 
 
 @pytest.mark.parametrize(("algorithm", "settings"), [(PPO, PPO_SETTINGS), (SAC, REPLAY_SETTINGS)])
-@pytest.mark.sweep(2)
+@pytest.mark.sweep(3)
 def test_encoder_learns_after_the_given_steps_and_survives_saving(algorithm, settings, tmp_path):
     model, reference = make(algorithm, settings), DepthEncoder(**ENCODER)
     callback = UnfreezeEncoder(after_timesteps=10, trainable=LAST_STAGE)
