@@ -90,6 +90,7 @@ def test_scripts_run(document, tmp_path, monkeypatch):
         runpy.run_path(name, run_name="__main__")
     for name in found:
         sys.modules.pop(name.removesuffix(".py"), None)
+    wandb.tensorboard.unpatch()  # it is the whole process's: runs that log later would lose their steps
 
 
 @pytest.mark.usefixtures("without_hub")
