@@ -57,6 +57,7 @@ class Settings:
     recorded_max_depth_m: float | None = None  # beyond it a pixel is a hole
     clean: str | None = None  # clean frames, as recorded, in the place of the task's
     frames: int = 12_000  # clean frames to learn from
+    every: int = 4  # of the task's steps: one of so many is kept
     by: str = "both"  # how the task's frames are come by: policy, random, or both
     minutes: float = 5.0
     steps: int | None = None  # a limit beside that of time
@@ -142,7 +143,7 @@ def parse(arguments: Sequence[str]) -> tuple[Run | None, Settings, list[str]]:
     chosen.held_out = _held_out(chosen)
     if not folders and not others:
         raise ConfigError("Name a run, or an encoder and its task: defm-rl adapt encoder=resnet18 sensors=[stereo]")
-    settings.at_least(frames=(chosen.frames, _MIN_FRAMES))
+    settings.at_least(frames=(chosen.frames, _MIN_FRAMES), every=(chosen.every, 1))
     return (Run(Path(folders[0])) if folders else None), chosen, others
 
 
@@ -312,7 +313,15 @@ def _task(run: Run | None, overrides: Sequence[str]) -> Task:
 def _frames(task: Task, chosen: Settings) -> Frames:
     if chosen.clean is not None:
         return _recorded(chosen.clean, task.config, chosen, limit=chosen.frames)
-    return task_frames(task.config, chosen.frames, task.policy, task.encoder, by=chosen.by, seed=chosen.seed)
+    return task_frames(
+        task.config,
+        chosen.frames,
+        task.policy,
+        task.encoder,
+        by=chosen.by,
+        seed=chosen.seed,
+        every=chosen.every,
+    )
 
 
 def _recorded(path: str | Path, config: Config, chosen: Settings, limit: int | None = None) -> Frames:

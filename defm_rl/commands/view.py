@@ -139,12 +139,13 @@ def _frames(source: str | None, chosen: Settings, others: Sequence[str]) -> tupl
 
 def _played(chosen: Settings, config: Any, policy: Any = None, encoder: DepthEncoder | None = None) -> list[Frame]:
     """Ideal frames of a task in order of time, some control steps apart; of its first camera."""
-    if not camera_keys(config.encoder):
+    cameras = camera_keys(config.encoder)
+    if not cameras:
         raise ConfigError(f"encoder={config.encoder.kind} sees no depth: there is nothing to look at.")
     by = "random" if policy is None else "policy"
-    count = chosen.frames * _STEPS_BETWEEN
-    found = task_frames(config, count, policy, encoder, by=by, seed=chosen.seed, num_envs=1)
-    first = np.flatnonzero(found.views == 0)[::_STEPS_BETWEEN][: chosen.frames]
+    count = chosen.frames * len(cameras)
+    found = task_frames(config, count, policy, encoder, by=by, seed=chosen.seed, num_envs=1, every=_STEPS_BETWEEN)
+    first = np.flatnonzero(found.views == 0)[: chosen.frames]
     depth = found.metres(first, torch.device("cpu")).numpy()
     return [Frame(image, f"step {index}") for image, index in zip(depth, itertools.count(0, _STEPS_BETWEEN))]
 

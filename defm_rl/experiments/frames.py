@@ -16,17 +16,18 @@ from defm_rl.experiments.tasks import IDEAL, Ability, make_task
 from defm_rl.observations import as_array
 
 DRIVERS = ("both", "policy", "random")
-_NOISE = 0.6  # of half the actions' range, on the policy's actions
-_RANDOM_SHARE = 0.3  # of actions that are drawn at random where both drive
+_NOISE = 0.6  # of half the actions' range: the largest on the policy's actions
+_RANDOM_SHARE = 0.6  # the largest of actions that are drawn at random where both drive
 _SEED_STEPS = 1 << 40  # a seed of its own, which a training that goes on after some steps does not take
 
 
 class _Recorder(VectorWrapper):
-    """Keeps the depth that passes, as the environment gives it, and which episode it is of."""
+    """Keeps the depth of every so many steps, as the environment gives it, and which episode it is of."""
 
-    def __init__(self, env: VectorEnv[Any, Any, Any], cameras: tuple[str, ...]) -> None:
+    def __init__(self, env: VectorEnv[Any, Any, Any], cameras: tuple[str, ...], every: int) -> None:
         super().__init__(env)
         self._cameras = cameras
+        self._every, self._steps = every, 0
         self._episode = np.arange(self.num_envs)
         self.depth: list[NDArray[Any]] = []
         self.scenes: list[NDArray[np.int64]] = []
@@ -51,6 +52,9 @@ class _Recorder(VectorWrapper):
         return observations, rewards, terminated, truncated, infos
 
     def _keep(self, observations: dict[str, NDArray[Any]]) -> None:
+        self._steps += 1
+        if (self._steps - 1) % self._every:
+            return
         for view, camera in enumerate(self._cameras):
             self.depth.append(as_array(observations[camera])[:, 0].astype(np.float16))
             self.scenes.append(self._episode)
@@ -66,18 +70,24 @@ def task_frames(
     by: str = "both",
     seed: int = 0,
     num_envs: int | None = None,
+    every: int = 1,
 ) -> Frames:
     """Frames of layouts that evaluations never use, seen ideally.
+
+    Each episode has a noise of its own, from none to the largest and mostly little: what the policy sees when all goes
+    well is among the frames, and what it sees when it does not. With the largest in all of them a robot that walks
+    would never get far.
 
     Args:
         config: The experiment.
         count: How many at the least.
         policy: What drives, with noise on its actions; without it actions are random.
         encoder: The policy's, where depth is encoded before it.
-        by: "policy", "random", or "both": the policy, but for a share of random actions.
+        by: "policy", "random", or "both": the policy, but for a share of random actions in the episodes with noise.
         seed: Of layouts and actions.
         num_envs: How many environments take turns, in the place of the configuration's number; with one, frames are in
             order of time.
+        every: One of so many steps is kept: the next ones look nearly the same.
 
     Raises:
         ConfigError: For a task without depth, or a driver that there is not.
@@ -89,12 +99,12 @@ def task_frames(
     task = make_task(config.env)
     task.require(Ability.FRAMES)
     env = task.make(keys, sensor=IDEAL, seed=seed, num_envs=num_envs)
-    recorder = _Recorder(env, cameras)
+    recorder = _Recorder(env, cameras, every)
     seen = recorder if policy is None else environments.encode_once(recorder, config.encoder, encoder)
     rng = np.random.default_rng(seed)
     low, high = env.single_action_space.low, env.single_action_space.high  # type: ignore[attr-defined]
     shape = (env.num_envs, *low.shape)
-    at_random = 1.0 if policy is None or by == "random" else _RANDOM_SHARE if by == "both" else 0.0
+    levels = _noise_levels(rng, env.num_envs)
     bar = progress_bar(total=count, unit="frame", desc="collecting", leave=False)
     try:
         observations, _ = seen.reset(seed=environments.training_seed(seed, _SEED_STEPS))
@@ -102,16 +112,24 @@ def task_frames(
             policy.reset()
         while recorder.count < count:
             actions = rng.uniform(low, high, shape)
-            if policy is not None and at_random < 1:
-                driven = policy.act(observations) + rng.normal(0, _NOISE, shape) * (high - low) / 2
-                draws = rng.random((env.num_envs, *[1] * low.ndim)) < at_random
+            if policy is not None and by != "random":
+                level = levels.reshape(-1, *[1] * low.ndim)
+                driven = policy.act(observations) + rng.normal(0, _NOISE, shape) * level * (high - low) / 2
+                draws = rng.random(level.shape) < _RANDOM_SHARE * level if by == "both" else False
                 actions = np.where(draws, actions, np.clip(driven, low, high))
             observations, _, terminated, truncated, _ = seen.step(actions.astype(np.float32))
+            ended = np.logical_or(terminated, truncated)
+            levels[ended] = _noise_levels(rng, ended.sum())
             if policy is not None:
-                policy.reset(np.logical_or(terminated, truncated))
+                policy.reset(ended)
             bar.update(recorder.count - bar.n)
     finally:
         bar.close()
         env.close()
     parts = (np.concatenate(part) for part in (recorder.depth, recorder.scenes, recorder.views))
     return Frames.of(*parts)
+
+
+def _noise_levels(rng: np.random.Generator, episodes: int) -> NDArray[np.float64]:
+    """How much of the largest noise each episode is driven with: a third of it on average, half have less than 1/4."""
+    return rng.random(episodes) ** 2

@@ -95,6 +95,43 @@ def test_frames_are_of_layouts_that_evaluations_never_use_and_of_both_drivers(fr
         frames.task_frames(config, 64, policy, encoder, by="hand")
 
 
+class Watched:
+    """A policy whose actions, and those that came of them, are kept."""
+
+    def __init__(self, policy):
+        self.policy, self.meant, self.taken = policy, [], []
+
+    def act(self, observations):
+        self.meant.append(self.policy.act(observations))
+        return self.meant[-1]
+
+    def reset(self, dones=None):
+        self.policy.reset(dones)
+
+
+def test_some_episodes_are_driven_by_the_policy_almost_alone_and_others_far_from_it(frozen, monkeypatch):
+    config, policy, encoder = load(Run(frozen))
+    watched, real = Watched(policy), frames._Recorder.step
+
+    def step(self, actions):
+        watched.taken.append(actions)
+        return real(self, actions)
+
+    monkeypatch.setattr(frames._Recorder, "step", step)
+    frames.task_frames(config, 32 * 20, watched, encoder, by="policy", num_envs=32)
+    moved = np.abs(np.array(watched.taken) - watched.meant).mean((0, 2))  # each episode, of actions of -1 to 1
+    assert moved.min() < 0.01
+    assert np.median(moved) < 0.2 < moved.max()
+
+
+def test_of_every_so_many_steps_one_frame_is_kept():
+    config = to_config(compose_config([*SMALL, *FROZEN]))
+    each = frames.task_frames(config, 4 * 7)
+    thinned = frames.task_frames(config, 4 * 3, every=3)
+    assert len(thinned) == 4 * 3
+    np.testing.assert_array_equal(thinned.depth_mm, each.depth_mm.reshape(7, 4, 36, 48)[::3].reshape(-1, 36, 48))
+
+
 @pytest.mark.slow
 def test_a_policy_is_evaluated_on_both_encoders_and_the_report_holds_one_against_the_other(frozen, weights, tmp_path):
     command = [str(frozen), f"adapted={weights}", "sensors=[ideal,stereo]", "episodes=4", "num_envs=4", "frames=8"]

@@ -126,6 +126,14 @@ def test_a_task_is_looked_at_as_it_is_played(tmp_path):
 
 
 @pytest.mark.slow
+def test_as_many_frames_as_were_asked_for_are_shown_of_a_task_with_two_cameras(tmp_path):
+    output = tmp_path / "view.html"
+    arguments = ["experiment=manipulation_student", "encoder=none", "frames=3"]
+    assert view.main([*arguments, f"output={output}"]) == 0
+    assert '"frames":["step 0","step 3","step 6"]' in output.read_text()
+
+
+@pytest.mark.slow
 @pytest.mark.usefixtures("untraced")
 def test_a_run_is_looked_at_as_its_policy_plays(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
