@@ -11,7 +11,8 @@ from stable_baselines3 import PPO
 from defm_rl import cli
 from defm_rl.commands import train
 from defm_rl.deploy import Policy, compare, comparison, export
-from defm_rl.deploy.driving import success
+from defm_rl.deploy.driving import drive, success
+from defm_rl.experiments.evaluation import Options, summarize
 from defm_rl.experiments.runs import Run
 
 SMALL = ["env.num_envs=4", "env.depth_size=[32,48]", "evaluation.episodes=4", "evaluation.clips=0"]
@@ -115,7 +116,8 @@ def test_the_quick_start_drives_two_hundred_layouts_as_well_from_its_file(tmp_pa
     assert before > 0.8
     assert after == pytest.approx(before, abs=0.03)
     quantized = export(folder, tmp_path / "int8.onnx", precision="int8")
-    assert success(folder, quantized.path, 200)["file"]["success_rate"]["mean"] > before - 0.05
+    driven = summarize(drive(Run(folder), quantized.path, Options(episodes=200)))
+    assert driven["success_rate"]["mean"] > before - 0.05
 
 
 @pytest.mark.slow
