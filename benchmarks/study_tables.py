@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
-from study_adaptation import CAMERAS, EVALUATED, HOLES, STUDENTS, weights
+from study_adaptation import CAMERAS, EVALUATED, HOLES, SEEN, STUDENTS, weights
 
 from defm_rl.experiments import statistics
 from defm_rl.experiments.evaluation import Cell, Options
@@ -190,6 +190,10 @@ def main() -> None:
             "adapted to the other three": [cell_text(x) for x in left_out([run])],
         }
         print(table(task, SENSORS, each))
+        columns = ("ideal", *SEEN[task])
+        weight_of = {"as it was trained": None, "adapted to these": "seen"}
+        each = {name: [cell_text(successes([run], x, weight)) for x in columns] for name, weight in weight_of.items()}
+        print(table(f"{task}, cameras that see something", columns, each))
     for title, choices in SETTINGS.items():
         each = {}
         for name, (run, weight) in choices.items():
