@@ -504,13 +504,17 @@ class Composed(Sensor):
             depth = part(depth, noise)
         return depth
 
+    def _everywhere(self) -> Sensor:
+        parts = tuple(part.without("range") if "range" in part.effects else part for part in self.parts)
+        return replace(self, min_depth_m=0.0, max_depth_m=math.inf, parts=parts)
+
 
 def compose(*sensors: Sensor) -> Composed:
     """One sensor after the other; delays add up, and the slowest decides the frame rate."""
     if not sensors:
         raise ValueError("compose needs at least one sensor")
     return Composed(
-        min_depth_m=max(sensor.min_depth_m for sensor in sensors),
+        min_depth_m=max(sensor.nearest_m for sensor in sensors),
         max_depth_m=min(sensor.max_depth_m for sensor in sensors),
         latency_s=(sum(sensor.latency_s[0] for sensor in sensors), sum(sensor.latency_s[1] for sensor in sensors)),
         delay_steps=(sum(s.delay_steps[0] for s in sensors), sum(s.delay_steps[1] for s in sensors)),

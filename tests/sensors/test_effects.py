@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from defm_rl.sensors import SENSORS, SimulatedCamera, make_sensor, simulate, taken_apart
+from defm_rl.sensors import SENSORS, SimulatedCamera, compose, make_sensor, simulate, taken_apart
 
 
 def test_without_noise_the_truth_is_measured_but_no_further():
@@ -39,6 +39,15 @@ def test_the_end_of_the_search_for_disparity_is_a_part_of_the_range(name):
     seen = simulate(near, f"{name}_without_range")[:, :, 40:]  # right of what the other camera does not see
     assert (seen > 0).float().mean() > 0.5
     assert (seen[seen > 0] - 0.1).abs().max() < 1e-3
+
+
+def test_composed_sensors_without_range_see_what_either_would_cut():
+    both = compose(SENSORS["stereo"], SENSORS["realsense_parkour"])
+    assert both.nearest_m == SENSORS["stereo"].nearest_m
+    depth = torch.full((2, 48, 64), 0.1)  # nearer than the search for disparity
+    depth[1] = 2.5  # farther than realsense_parkour sees
+    assert not simulate(depth, both).any()
+    assert ((simulate(depth, both.without("range")) > 0).float().mean((1, 2)) > 0.2).all()
 
 
 def test_redwood_without_range_sees_what_its_own_rule_cuts():
