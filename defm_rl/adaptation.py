@@ -53,11 +53,14 @@ class Frames:
         depth_mm: (N, H, W) uint16, holes 0; what is beyond 65.5 m counts as that far.
         scenes: Which scene each is of, (N,) integers: frames of one scene are not held out from each other.
         views: Which camera each is of, (N,) integers from 0, where a policy sees with several.
+        source: How they were come by, where a simulator need not give the very same twice: an interrupted adaptation
+            goes on with frames of the same source. Without it, with the same pixels.
     """
 
     depth_mm: NDArray[np.uint16]
     scenes: NDArray[np.int64]
     views: NDArray[np.int64]
+    source: str = ""
 
     @classmethod
     def of(
@@ -67,14 +70,16 @@ class Frames:
         views: Sequence[int] | NDArray[Any] | None = None,
         *,
         unit: Unit = "m",
+        source: str = "",
     ) -> "Frames":
         """Keeps depth compactly.
 
         Args:
             depth: As `defm_rl.depth.as_depth` accepts it: (N, H, W), (N, 1, H, W) or (N, H, W, 1).
-            scenes: See the class. Default: as many scenes as there are blocks of 32 frames in a row.
+            scenes: See the class. Default: blocks of 32 frames in a row, or half of them where there are fewer than 64.
             views: See the class. Default: all of one camera.
             unit: "m", "mm", or the metres of one count.
+            source: See the class.
 
         Raises:
             TypeError: See `as_depth`: integers are millimetres only where the caller says so.
@@ -84,16 +89,22 @@ class Frames:
         count = len(images)
         if count < 2:
             raise ValueError(f"an adaptation needs frames, hundreds at the least; got {count}.")
-        scenes = np.arange(count) // 32 if scenes is None else np.asarray(scenes)
+        scenes = np.arange(count) // min(32, count // 2) if scenes is None else np.asarray(scenes)
         views = np.zeros(count, int) if views is None else np.asarray(views)
         for name, numbers in (("scenes", scenes), ("views", views)):
             if numbers.shape != (count,):
                 raise ValueError(f"{name} must name one for each of the {count} frames, got shape {numbers.shape}.")
         depth_mm = (images * 1000).round().clamp(0, _LARGEST_MM).cpu().numpy().astype(np.uint16)
-        return cls(depth_mm, scenes.astype(np.int64), views.astype(np.int64))
+        return cls(depth_mm, scenes.astype(np.int64), views.astype(np.int64), source)
 
     def __len__(self) -> int:
         return len(self.depth_mm)
+
+    @property
+    def sha256(self) -> str:
+        """Which they are: by their source, or else by every pixel."""
+        parts = [self.source.encode()] if self.source else [self.depth_mm, self.scenes, self.views]
+        return _sha256(*parts)
 
     def metres(self, index: NDArray[np.int64] | slice, device: torch.device) -> Tensor:
         """(B, H, W) float32 metres of some frames."""
@@ -381,6 +392,7 @@ class _Work:
         self.optimizer = torch.optim.Adam(self.parameters, lr=settings.learning_rate)
         features = _encode_all(teacher, frames, device)
         width = features.shape[1]
+        named = standardization if isinstance(standardization, str) else None
         if isinstance(standardization, str):
             standardization = Standardization.of(features, standardization)
         self.standard = standardization.to(device)
@@ -406,6 +418,10 @@ class _Work:
         self.trained = tuple(self.sources)
         self.sources.setdefault(IDEAL, (simulated, make_sensor(IDEAL)))
         self.sources |= {name: (simulated, sensor) for name, sensor in others.items()}
+        given = [frames, *(pairs or ())]
+        statistics = _sha256(*(x.cpu().numpy() for x in (self.standard.mean, self.standard.std)))
+        # Statistics of the frames' own features are as these frames are.
+        self.made_of = [*(part.sha256 for part in given), named or statistics, self.standard.clip]
         self.step, self.seconds_before = 0, 0.0
         self.curve: list[dict[str, float]] = []
         self.best: tuple[float, dict[str, Tensor]] = (math.inf, {})
@@ -425,7 +441,7 @@ class _Work:
 
     def run(self, record: dict[str, Any], checkpoint: Path | None, progress: bool) -> Adapted:
         """Trains to the end; the best weights, and the record with what came of it."""
-        made_of = hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
+        made_of = _sha256(json.dumps({**record, "made_of": self.made_of}, sort_keys=True).encode())
         if checkpoint is not None and checkpoint.exists():
             self._resume(checkpoint, made_of)
         else:
@@ -612,14 +628,20 @@ def _cameras(sensors: Sequence[str | Sensor] | Mapping[str, Sensor]) -> dict[str
     """Sensors by name.
 
     Raises:
-        ValueError: For an unknown one.
+        ValueError: For an unknown one, or two of one name.
     """
     if isinstance(sensors, Mapping):
         return dict(sensors)
     if isinstance(sensors, str):
         sensors = [sensors]
     named = [(s, make_sensor(s)) if isinstance(s, str) else (type(s).__name__.lower(), s) for s in sensors]
-    return dict(named)
+    found = dict(named)
+    for name, sensor in named:
+        if found[name] != sensor:
+            raise ValueError(
+                f"several sensors would be called {name!r}: pass them by names of your own, {{name: sensor}}."
+            )
+    return found
 
 
 def _split(scenes: NDArray[np.int64], share: float, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -628,7 +650,7 @@ def _split(scenes: NDArray[np.int64], share: float, seed: int) -> tuple[NDArray[
     names = rng.permutation(np.unique(scenes))
     if len(names) < 2:
         raise ValueError("the frames are all of one scene: some scenes have to be held out, so there must be several.")
-    held = np.isin(scenes, names[: max(round(share * len(names)), 1)])
+    held = np.isin(scenes, names[: min(max(round(share * len(names)), 1), len(names) - 1)])
     return np.flatnonzero(~held), rng.permutation(np.flatnonzero(held))
 
 
@@ -702,6 +724,13 @@ def role(record: Mapping[str, Any], camera: str) -> str:
 
 def _losses(row: Mapping[str, float]) -> dict[str, float]:
     return {name: round(value, 5) for name, value in row.items() if name not in ("step", "seconds")}
+
+
+def _sha256(*parts: bytes | NDArray[Any]) -> str:
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part if isinstance(part, bytes) else np.ascontiguousarray(part).data)
+    return digest.hexdigest()
 
 
 def _listed(parts: str | Sequence[str]) -> str | list[str]:

@@ -166,12 +166,42 @@ def test_what_was_interrupted_goes_on_to_the_same_weights_and_leaves_no_file_bef
         with pytest.raises(KeyboardInterrupt):
             adapt(parent, frames, ["stereo"], settings=settings, checkpoint=checkpoint, **QUIET)
     assert [path.name for path in tmp_path.iterdir()] == ["under_way.partial"]
-    with pytest.raises(ValueError, match="other settings"):
-        adapt(parent, frames, ["zedx"], settings=settings, checkpoint=checkpoint, **QUIET)
+    others = dataclasses.replace(frames, depth_mm=frames.depth_mm + np.uint16(1))
+    simulated = dataclasses.replace(frames, source="task, by=both")
+    for given, camera, kwargs in (
+        (frames, "zedx", {}),
+        (others, "stereo", {}),
+        (simulated, "stereo", {}),
+        (frames, "stereo", {"standardization": "all"}),
+        (frames, "stereo", {"standardization": Standardization(torch.zeros(416), torch.ones(416))}),
+    ):
+        with pytest.raises(ValueError, match="other settings, frames or weights"):
+            adapt(parent, given, [camera], settings=settings, checkpoint=checkpoint, **kwargs, **QUIET)
     resumed = adapt(parent, frames, ["stereo"], settings=settings, checkpoint=checkpoint, **QUIET)
     assert not checkpoint.exists()
     assert [row["step"] for row in resumed.curve] == [row["step"] for row in whole.curve]
     assert resumed.record["loss_after"]["stereo"] == pytest.approx(whole.record["loss_after"]["stereo"], rel=0.05)
+
+
+def test_frames_of_one_source_are_the_same_though_a_simulator_gave_others(frames):
+    again = dataclasses.replace(frames, depth_mm=frames.depth_mm + np.uint16(1))
+    assert again.sha256 != frames.sha256
+    first, second = (dataclasses.replace(some, source="task, by=both") for some in (frames, again))
+    assert first.sha256 == second.sha256
+
+
+def test_a_few_frames_are_of_two_scenes_so_that_some_can_be_held_out():
+    few = Frames.of(np.full((20, 32, 32), 1.5, np.float32))
+    assert len(np.unique(few.scenes)) == 2
+    for share in (0.1, 0.9):
+        train, held = adaptation._split(few.scenes, share, seed=0)
+        assert len(train) == len(held) == 10
+
+
+def test_sensors_of_one_name_are_refused():
+    with pytest.raises(ValueError, match="several sensors would be called 'stereo'"):
+        adaptation._cameras([Stereo(disparity_sigma_px=0.05), Stereo(disparity_sigma_px=0.5)])
+    assert adaptation._cameras(["stereo", Stereo()]) == {"stereo": Stereo()}
 
 
 def test_a_damaged_checkpoint_is_refused(parent, frames, tmp_path):

@@ -144,7 +144,9 @@ def _played(chosen: Settings, config: Any, policy: Any = None, encoder: DepthEnc
         raise ConfigError(f"encoder={config.encoder.kind} sees no depth: there is nothing to look at.")
     by = "random" if policy is None else "policy"
     count = chosen.frames * len(cameras)
-    found = task_frames(config, count, policy, encoder, by=by, seed=chosen.seed, num_envs=1, every=_STEPS_BETWEEN)
+    found = task_frames(
+        config, count, policy, encoder, by=by, seed=chosen.seed, num_envs=1, every=_STEPS_BETWEEN, noise=0.0
+    )
     first = np.flatnonzero(found.views == 0)[: chosen.frames]
     depth = found.metres(first, torch.device("cpu")).numpy()
     return [Frame(image, f"step {index}") for image, index in zip(depth, itertools.count(0, _STEPS_BETWEEN))]

@@ -71,6 +71,7 @@ def task_frames(
     seed: int = 0,
     num_envs: int | None = None,
     every: int = 1,
+    noise: float = 1.0,
 ) -> Frames:
     """Frames of layouts that evaluations never use, seen ideally.
 
@@ -88,6 +89,7 @@ def task_frames(
         num_envs: How many environments take turns, in the place of the configuration's number; with one, frames are in
             order of time.
         every: One of so many steps is kept: the next ones look nearly the same.
+        noise: How much of the noise on the policy's actions there is; 0: it drives as it was trained to.
 
     Raises:
         ConfigError: For a task without depth, or a driver that there is not.
@@ -104,7 +106,7 @@ def task_frames(
     rng = np.random.default_rng(seed)
     low, high = env.single_action_space.low, env.single_action_space.high  # type: ignore[attr-defined]
     shape = (env.num_envs, *low.shape)
-    levels = _noise_levels(rng, env.num_envs)
+    levels = noise * _noise_levels(rng, env.num_envs)
     bar = progress_bar(total=count, unit="frame", desc="collecting", leave=False)
     try:
         observations, _ = seen.reset(seed=environments.training_seed(seed, _SEED_STEPS))
@@ -119,7 +121,7 @@ def task_frames(
                 actions = np.where(draws, actions, np.clip(driven, low, high))
             observations, _, terminated, truncated, _ = seen.step(actions.astype(np.float32))
             ended = np.logical_or(terminated, truncated)
-            levels[ended] = _noise_levels(rng, ended.sum())
+            levels[ended] = noise * _noise_levels(rng, ended.sum())
             if policy is not None:
                 policy.reset(ended)
             bar.update(recorder.count - bar.n)
@@ -127,7 +129,8 @@ def task_frames(
         bar.close()
         env.close()
     parts = (np.concatenate(part) for part in (recorder.depth, recorder.scenes, recorder.views))
-    return Frames.of(*parts)
+    source = f"{config.env}, by={by if policy is not None else 'random'}, {seed=}, {every=}, {noise=}, {env.num_envs=}"
+    return Frames.of(*parts, source=source)
 
 
 def _noise_levels(rng: np.random.Generator, episodes: int) -> NDArray[np.float64]:

@@ -122,6 +122,9 @@ def test_some_episodes_are_driven_by_the_policy_almost_alone_and_others_far_from
     moved = np.abs(np.array(watched.taken) - watched.meant).mean((0, 2))  # each episode, of actions of -1 to 1
     assert moved.min() < 0.01
     assert np.median(moved) < 0.2 < moved.max()
+    watched.meant, watched.taken = [], []
+    frames.task_frames(config, 16, watched, encoder, by="policy", noise=0.0)
+    np.testing.assert_array_equal(watched.taken, watched.meant)
 
 
 def test_of_every_so_many_steps_one_frame_is_kept():
