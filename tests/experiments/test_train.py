@@ -23,8 +23,12 @@ from wandb.proto import wandb_internal_pb2
 from defm_rl.commands import evaluate, gap, train
 from defm_rl.envs import NavigationVectorEnv
 from defm_rl.experiments import tracking
+from defm_rl.experiments.config import compose_config
+from defm_rl.experiments.episodes import WatchEpisodes
 from defm_rl.experiments.overrides import check_overrides
 from defm_rl.experiments.runs import Run, to_config
+from defm_rl.experiments.tasks import make_task
+from defm_rl.experiments.trainers import make_trainer, training_keys
 
 SMALL_TASK = [
     "env.num_envs=4",
@@ -279,6 +283,21 @@ def test_sac_fills_its_buffer_again_before_it_learns_on(here, monkeypatch):
     assert train.main(["resume=run", "algo.total_steps=256"]) == 0
     assert sizes
     assert min(sizes) >= 64 // 4
+
+
+def test_sac_goes_on_with_the_entropy_coefficient_that_it_has_learned(tmp_path):
+    config = to_config(compose_config(["experiment=navigation", "encoder=blind", "algo=sac", "env.num_envs=2"]))
+
+    def trainer(*checkpoint):
+        env = make_task(config.env).make_encoded(training_keys(config), config.encoder, None)
+        return make_trainer(config, WatchEpisodes(env), *checkpoint)
+
+    before = trainer()
+    before.model.log_ent_coef.data.fill_(-4.0)
+    before.save(tmp_path)
+    model = trainer(tmp_path, 1000).model
+    assert model.log_ent_coef.item() == -4.0
+    assert model.ent_coef_optimizer.param_groups[0]["params"][0] is model.log_ent_coef
 
 
 @pytest.mark.slow

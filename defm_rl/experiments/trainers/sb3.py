@@ -17,6 +17,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import KVWriter, Logger
 from stable_baselines3.common.preprocessing import get_flattened_obs_dim
+from stable_baselines3.common.save_util import load_from_zip_file, recursive_setattr
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 from torch import Tensor, nn
@@ -66,7 +67,7 @@ class SB3Trainer:
         vec_env = standardize(GymnasiumVecEnv(env), config.encoder, checkpoint and checkpoint / _STATISTICS)
         self.model = make_model(config, vec_env)
         if checkpoint is not None:
-            self.model.set_parameters(str(checkpoint / _MODEL), device=self.model.device)
+            _load_parameters(self.model, checkpoint / _MODEL)
             self.model.num_timesteps = steps
             if isinstance(self.model, SAC):
                 self.model.learning_starts += steps  # the replay buffer is empty, as it was at first
@@ -147,6 +148,15 @@ class SB3Policy:
 
 
 make_trainer = SB3Trainer
+
+
+def _load_parameters(model: BaseAlgorithm, path: Path) -> None:
+    """What a saved model has learned; its settings stay behind."""
+    model.set_parameters(str(path), device=model.device)
+    # That leaves out what belongs to no network: SAC's entropy coefficient, where it is learned.
+    _, _, variables = load_from_zip_file(path, load_data=False, device=model.device)
+    for name, value in (variables or {}).items():
+        recursive_setattr(model, f"{name}.data", value.data)  # the optimizer holds this very tensor
 
 
 def load_policy(config: Config, checkpoint: Path) -> SB3Policy:
