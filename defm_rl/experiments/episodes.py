@@ -2,7 +2,7 @@
 
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -30,6 +30,19 @@ class Episode:
     reward: float
     measures: dict[str, float] = field(default_factory=dict)
     """Whatever other numbers the task reports of an episode, by their names there; yes or no as a bool."""
+
+
+def settled(episodes: Sequence[Episode]) -> list[Episode]:
+    """A task's episodes, of which all know of success, or none: where some do, the others have failed.
+
+    Some environments tell of success only where there is one, and what ended before the first cannot know.
+    """
+    if all(episode.success is None for episode in episodes):
+        return list(episodes)
+    return [
+        replace(episode, success=False, failure=episode.failure or "failure") if episode.success is None else episode
+        for episode in episodes
+    ]
 
 
 class Policy(Protocol):

@@ -20,7 +20,7 @@ from defm_rl.encoders.weights import file_sha256
 from defm_rl.errors import UserError
 from defm_rl.experiments import environments, statistics
 from defm_rl.experiments.config import Config, ConfigError, refused_settings
-from defm_rl.experiments.episodes import Episode, Policy, Seeing, run_episodes
+from defm_rl.experiments.episodes import Episode, Policy, Seeing, run_episodes, settled
 from defm_rl.experiments.progress import progress_bar
 from defm_rl.experiments.provenance import provenance
 from defm_rl.experiments.runs import Run, verify_encoder, write_json
@@ -71,13 +71,14 @@ def evaluate(
     try:
         episodes = run_episodes(policy, env, layouts)
         bar = progress_bar(episodes, total=len(layouts), unit="episode", desc=sensor or "evaluating", leave=False)
-        return sorted(bar, key=lambda episode: episode.layout)
+        return settled(sorted(bar, key=lambda episode: episode.layout))
     finally:
         env.close()
 
 
 def summarize(episodes: Sequence[Episode]) -> dict[str, Any]:
     """The figures of an evaluation, each with its 95 % interval; why episodes failed, by failure."""
+    episodes = settled(episodes)
     failures = sorted({episode.failure for episode in episodes if episode.failure})
     successes = [episode.success for episode in episodes if episode.success is not None]
     figures: dict[str, Any] = {

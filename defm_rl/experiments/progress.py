@@ -13,7 +13,7 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from defm_rl.experiments import history
-from defm_rl.experiments.episodes import Episode, WatchEpisodes
+from defm_rl.experiments.episodes import Episode, WatchEpisodes, settled
 from defm_rl.experiments.quiet import log_once
 from defm_rl.experiments.runs import Run
 from defm_rl.experiments.tracking import Tracked
@@ -171,7 +171,7 @@ def _averages(episodes: Sequence[Episode]) -> dict[str, float]:
     """The columns of the history beside steps and seconds."""
     first = episodes[0].measures
     measures = {name: _mean([episode.measures[name] for episode in episodes]) for name in first}
-    successes = [episode.success for episode in episodes if episode.success is not None]
+    successes = [episode.success for episode in settled(episodes) if episode.success is not None]
     return {
         **({"success_rate": float(np.mean(successes))} if successes else {}),
         "episode_reward": float(np.mean([episode.reward for episode in episodes])),

@@ -180,7 +180,8 @@ class Adapted(VectorWrapper):
         env: The environments, with same-step autoreset.
         observed: What they observe.
         observations: The keys to give.
-        success_key: Where in the last infos success stands; None: the first of `SUCCESS_KEYS` that is there.
+        success_key: Where in the last infos success stands; None: the first of `SUCCESS_KEYS` that is there. Once an
+            episode has told of success, those that do not have failed: some environments tell of nothing else.
         measures: Other numbers of the last infos to report.
         layouts: The numbers of the first episodes of environments whose episodes have none: each environment's first
             ones by turns.
@@ -211,6 +212,7 @@ class Adapted(VectorWrapper):
                 )
         self._observed = observed
         self._success_keys = SUCCESS_KEYS if success_key is None else (success_key,)
+        self._named, self._told = success_key is not None, False  # whether an episode has told of success
         self._measures, self._layouts = tuple(measures), list(layouts)
         self.single_observation_space = spaces.Dict({key: observed.space(key) for key in self.keys})
         self.observation_space = batch_space(self.single_observation_space, self.num_envs)
@@ -272,17 +274,17 @@ class Adapted(VectorWrapper):
         info = infos.get("final_info", infos)
         index = np.flatnonzero(ended)
         last: dict[str, Any] = {LAYOUT_SEED: self._numbers(info), "steps": self._steps.copy()}
-        success = next((x for key in self._success_keys if (x := _known(info, key, index)) is not None), None)
-        if success is None and self._success_keys != SUCCESS_KEYS:
+        success = self._success(info, index)
+        if success is None and self._named:
             raise self._missing("env.success_key", self._success_keys[0], info)
         if success is None:
             last["failure"] = np.full(self.num_envs, "")
         else:
-            last["success"] = success.astype(bool)
-            last["failure"] = np.select([last["success"], truncated], ["", "timeout"], "failure")
+            last["success"] = success
+            last["failure"] = np.select([success, truncated], ["", "timeout"], "failure")
         for name in self._measures:
-            values = _known(info, name, index)
-            if values is None:
+            values, has = _found(info, name, self.num_envs)
+            if not has[index].all():
                 raise self._missing("env.measures", name, info)
             last[name] = values
         passed = {"final_info": last, "_final_info": ended}
@@ -291,6 +293,15 @@ class Adapted(VectorWrapper):
             passed["final_obs"] = self._last_observations(final, index)
             passed["_final_obs"] = ended
         return passed
+
+    def _success(self, info: Mapping[str, Any], index: NDArray[np.int64]) -> NDArray[np.bool_] | None:
+        """Which episodes have succeeded, (num_envs,); None while none has told."""
+        for key in self._success_keys:
+            values, has = _found(info, key, self.num_envs)
+            if has[index].any():
+                self._success_keys, self._told = (key,), True
+                return values.astype(bool) & has
+        return np.zeros(self.num_envs, bool) if self._told else None
 
     @staticmethod
     def _missing(setting: str, name: str, info: Mapping[str, Any]) -> ConfigError:
@@ -358,18 +369,21 @@ def stretch(space: spaces.Space[Any]) -> tuple[NDArray[np.floating[Any]], NDArra
     return space.low + 0.5 * (space.high - space.low), 0.5 * (space.high - space.low)
 
 
-def _known(info: Mapping[str, Any], path: str, index: NDArray[np.int64]) -> NDArray[Any] | None:
-    """Numbers of the last infos, (num_envs,), where all episodes that have ended have them."""
+def _found(info: Mapping[str, Any], path: str, num_envs: int) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+    """Numbers of the last infos, and which environments have them, (num_envs,) each."""
+    nowhere = np.zeros(num_envs), np.zeros(num_envs, bool)
     *parents, name = path.split("/") if path not in info else [path]
     for parent in parents:
         if not isinstance(info.get(parent), Mapping):
-            return None
+            return nowhere
         info = info[parent]
-    mask = info.get(f"_{name}")
-    if name not in info or (mask is not None and not _array(mask)[index].all()):
-        return None
+    if name not in info:
+        return nowhere
     values = _array(info[name])
-    return np.array([0 if value is None else value for value in values]) if values.dtype == object else values
+    if values.dtype == object:
+        values = np.array([0 if value is None else value for value in values])
+    mask = info.get(f"_{name}")
+    return values, np.ones(len(values), bool) if mask is None else _array(mask).astype(bool)
 
 
 def _array(values: Any) -> NDArray[Any]:

@@ -1,6 +1,7 @@
 """Tasks that others wrote, by their gymnasium id: trained, evaluated and reported as ours are."""
 
 import csv
+import dataclasses
 import json
 from pathlib import Path
 
@@ -16,9 +17,9 @@ from their_tasks import WhichSide
 from defm_rl.commands import check_env, evaluate, export, gap, memory, train
 from defm_rl.deploy import Policy
 from defm_rl.depth import DepthFormat, ZBuffer
-from defm_rl.experiments.config import ConfigError, compose_config
-from defm_rl.experiments.episodes import run_episodes
-from defm_rl.experiments.evaluation import describe
+from defm_rl.experiments.config import ConfigError, GymnasiumEnvConfig, compose_config
+from defm_rl.experiments.episodes import run_episodes, settled
+from defm_rl.experiments.evaluation import describe, summarize
 from defm_rl.experiments.runs import Run, to_config
 from defm_rl.experiments.tasks import Ability, make_task
 from defm_rl.experiments.tasks.adapted import Adapted, Observed
@@ -106,6 +107,40 @@ def test_an_episode_follows_from_its_number_whatever_the_number_of_environments(
     for number, (success, _, _) in outcomes[1].items():
         env.reset(seed=number)
         assert success == (env.side == 0)
+
+
+class TellsOfSuccessAlone(WhichSide):
+    """Ends after one to three steps."""
+
+    def reset(self, *, seed=None, options=None):
+        observed = super().reset(seed=seed, options=options)
+        self._last_step = int(self.np_random.integers(1, 4))
+        return observed
+
+    def step(self, action):
+        *step, info = super().step(action)
+        return *step, {key: value for key, value in info.items() if value is not False}
+
+
+def test_episodes_that_do_not_tell_of_success_where_others_do_have_failed():
+    gym.register("their/TellsOfSuccessAlone-v0", entry_point=TellsOfSuccessAlone)
+    try:
+        task, numbers = make_task(GymnasiumEnvConfig(id="their/TellsOfSuccessAlone-v0")), range(20, 40)
+        env = task.make(("joints",), num_envs=4, layouts=numbers)
+        episodes = list(run_episodes(ToTheLeft(), env, numbers))
+        env.close()
+    finally:
+        gym.registry.pop("their/TellsOfSuccessAlone-v0")
+    first = next(place for place, episode in enumerate(episodes) if episode.success)
+    told = [episode.success for episode in episodes]
+    assert None not in told[first:]
+    assert False in told[first:]
+    figures = summarize(episodes)
+    assert figures["success_rate"]["mean"] == told.count(True) / 20
+    assert figures["success_rate"]["mean"] + figures["failures"]["failure"]["mean"] == pytest.approx(1.0)
+    unknown = dataclasses.replace(episodes[first], success=None, layout=0)
+    assert [e.success for e in settled([unknown, episodes[first]])] == [False, True]
+    assert settled([unknown]) == [unknown]
 
 
 def test_training_never_plays_what_evaluations_name():
