@@ -264,10 +264,16 @@ class Adapted(VectorWrapper):
         if self._stretch is None:
             return actions
         middle, reach = self._stretch
+        bounds = self.env.single_action_space
+        assert isinstance(bounds, spaces.Box)
+        # Within the bounds before and after: rounding may leave them by a hair, which environments refuse.
         if isinstance(actions, Tensor):
-            middle_, reach_ = (torch.as_tensor(x, device=actions.device) for x in (middle, reach))
-            return middle_ + actions.clamp(-1.0, 1.0) * reach_
-        return middle + np.minimum(np.maximum(actions, -1.0), 1.0) * reach
+            middle_, reach_, low, high = (
+                torch.as_tensor(x, device=actions.device) for x in (middle, reach, bounds.low, bounds.high)
+            )
+            return (middle_ + actions.clamp(-1.0, 1.0) * reach_).clamp(low, high)
+        stretched = middle + np.minimum(np.maximum(actions, -1.0), 1.0) * reach
+        return np.minimum(np.maximum(stretched, bounds.low), bounds.high)
 
     def _last(self, infos: Mapping[str, Any], ended: NDArray[np.bool_], truncated: NDArray[np.bool_]) -> dict[str, Any]:
         """The account of the episodes that have ended, and their last observations."""

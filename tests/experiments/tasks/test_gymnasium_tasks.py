@@ -211,6 +211,27 @@ def test_actions_are_stretched_to_the_bounds_of_the_environment():
     assert taken == [-2.0, 1.0, 2.0]
 
 
+def test_stretched_actions_stay_within_the_bounds_that_rounding_would_leave():
+    bounds = spaces.Box(np.float32(-0.95), np.float32(0.28), (1,), np.float32)
+
+    class Strict(WhichSide):
+        action_space = bounds
+
+        def step(self, action):
+            assert bounds.contains(action)
+            return super().step(action)
+
+    gym.register("their/Strict-v0", entry_point=Strict)
+    try:
+        env = make_task(GymnasiumEnvConfig(id="their/Strict-v0")).make(("joints",), num_envs=1)
+    finally:
+        gym.registry.pop("their/Strict-v0")
+    env.reset()
+    env.step(np.ones((1, 1), np.float32))
+    assert bounds.contains(env._stretched(torch.ones(1, 1)).numpy()[0])
+    env.close()
+
+
 def test_a_z_buffer_becomes_the_depth_it_was_made_from():
     near, far = 0.1, 20.0
     depth = torch.tensor([0.1, 0.5, 3.0, 19.9])
