@@ -14,6 +14,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from defm_rl.experiments.config import ConfigError
+from defm_rl.experiments.overrides import axes, product
 from defm_rl.experiments.sweeping import parsed, save
 
 _logger = logging.getLogger(__name__)
@@ -22,6 +23,8 @@ _OVERRIDES = "overrides"  # an attribute of a trial: with these, its run is made
 
 def search(sweeper: Any, arguments: Sequence[str]) -> list[JobReturn]:
     """Runs trials until the study has as many as asked for; those that a driver left when it was killed come first.
+
+    Where a trial is named (`trial`), its settings are run again.
 
     Args:
         sweeper: Hydra's plugin.
@@ -35,13 +38,13 @@ def search(sweeper: Any, arguments: Sequence[str]) -> list[JobReturn]:
     """
     config, settings = sweeper.config, sweeper.settings
     given = parsed(sweeper, arguments)
+    if settings["trial"] is not None:
+        return _repeat(sweeper, given)
     space = {one.get_key_element(): distribution(one) for one in given if one.is_sweep_override()}
     fixed = [str(one.input_line) for one in given if not one.is_sweep_override()]
-    if not space and settings["trial"] is None:
+    if not space:
         raise ConfigError("Nothing is searched: give a key several values, or algo.gamma=interval(0.9,0.999).")
     study = _study(settings, save(config))
-    if settings["trial"] is not None:
-        return list(sweeper.launcher.launch([_again(study, settings["trial"], fixed)], initial_job_idx=0))
     over = [trial for trial in study.get_trials(deepcopy=False) if trial.state.is_finished()]
     left = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
     _logger.info(
@@ -111,6 +114,19 @@ def _ask(study: optuna.Study, space: dict[str, BaseDistribution], fixed: Sequenc
     trial = study.ask(space)
     trial.set_user_attr(_OVERRIDES, [*fixed, *(f"{key}={value}" for key, value in trial.params.items())])
     return trial
+
+
+def _repeat(sweeper: Any, given: Sequence[Override]) -> list[JobReturn]:
+    """Runs a trial's settings with what is given beside them, once for each of its values."""
+    for one in given:
+        if one.is_sweep_override() and not one.is_discrete_sweep():
+            raise ConfigError(
+                f"{one.input_line!r} is a range to search: a trial is run again with values, as in seed=0,1,2, or with "
+                "its own where the key is left out."
+            )
+    study = _study(sweeper.settings, save(sweeper.config))
+    jobs = [_again(study, sweeper.settings["trial"], overrides) for overrides in product(axes(given))]
+    return list(sweeper.launcher.launch(jobs, initial_job_idx=0))
 
 
 def _again(study: optuna.Study, number: int, given: Sequence[str]) -> list[str]:

@@ -13,6 +13,7 @@ import tempfile
 import time
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -25,13 +26,14 @@ from defm_rl.commands import train
 from defm_rl.encoders import load_encoder
 from defm_rl.encoders.weights import REPOSITORY
 from defm_rl.experiments import identity
-from defm_rl.experiments.config import compose_config
+from defm_rl.experiments.config import ConfigError, compose_config
 from defm_rl.experiments.identity import run_name
 from defm_rl.experiments.overrides import axes, check_overrides, compose_many, product
 from defm_rl.experiments.places import _share, cores, places
 from defm_rl.experiments.runs import Run, to_config
 from defm_rl.experiments.status import State, Status, read_status
 from defm_rl.experiments.trainers.sb3 import SB3Trainer
+from hydra_plugins.defm_rl_plugins.sweepers import OptunaConf
 
 TINY = [
     *("experiment=navigation", "encoder=blind", "env.num_envs=4", "env.depth_size=[24,48]", "evaluation.episodes=2"),
@@ -404,3 +406,24 @@ def test_what_a_search_draws_from(override, expected):
     from defm_rl.experiments.searching import distribution
 
     assert str(distribution(*parsed(override))) == expected
+
+
+def test_a_trial_is_run_again_with_each_value_that_is_given(tmp_path):
+    pytest.importorskip("optuna")
+    from defm_rl.experiments.searching import _study, search
+    from defm_rl.experiments.sweeping import save
+
+    launched = []
+    sweeper = SimpleNamespace(
+        config=OmegaConf.create({"hydra": {"sweep": {"dir": str(tmp_path)}}}),
+        settings={**dataclasses.asdict(OptunaConf()), "study_name": "s", "trial": 0},
+        params={},
+        hydra_context=SimpleNamespace(config_loader=None),
+        launcher=SimpleNamespace(launch=lambda jobs, initial_job_idx: launched.extend(jobs) or []),
+    )
+    trial = _study(sweeper.settings, save(sweeper.config)).ask()
+    trial.set_user_attr("overrides", ["algo.gamma=0.95", "seed=7"])
+    search(sweeper, ["seed=0,1,2", "env.num_envs=4"])
+    assert launched == [["algo.gamma=0.95", f"seed={seed}", "env.num_envs=4"] for seed in (0, 1, 2)]
+    with pytest.raises(ConfigError, match="is a range to search"):
+        search(sweeper, ["algo.gamma=interval(0.9,0.99)"])
