@@ -61,28 +61,24 @@ class Standardize(nn.Module):
     """What Stable-Baselines3's `VecNormalize` does: observations less their mean over their deviation, clipped.
 
     Args:
-        statistics: Mean and deviation by name.
-        clip: Deviations at which they are clipped.
+        statistics: Name, mean, deviation, and the deviations at which it is clipped, one after the other.
     """
 
-    def __init__(self, statistics: Mapping[str, tuple[Any, Any]], clip: float) -> None:
+    def __init__(self, statistics: Sequence[tuple[str, Any, Any, float]]) -> None:
         super().__init__()
-        self.names, self.clip = list(statistics), clip
-        for index, (mean, deviation) in enumerate(statistics.values()):
+        self.names = [name for name, *_ in statistics]
+        self.clips = [clip for *_, clip in statistics]
+        for index, (_, mean, deviation, _) in enumerate(statistics):
             self.register_buffer(f"mean{index}", torch.as_tensor(np.asarray(mean, np.float32)))
             self.register_buffer(f"deviation{index}", torch.as_tensor(np.asarray(deviation, np.float32)))
 
     def forward(self, observations: dict[str, Tensor]) -> dict[str, Tensor]:
         """The observations by name, (B, ...)."""
-        standardized = {
-            name: ((observations[name].float() - mean) / deviation).clamp(-self.clip, self.clip)
-            for name, mean, deviation in zip(self.names, *self._statistics(), strict=True)
-        }
-        return {**observations, **standardized}
-
-    def _statistics(self) -> tuple[list[Tensor], list[Tensor]]:
-        of: Any = self.get_buffer
-        return tuple([of(f"{kind}{i}") for i in range(len(self.names))] for kind in ("mean", "deviation"))  # type: ignore[return-value]
+        observations = dict(observations)
+        for index, (name, clip) in enumerate(zip(self.names, self.clips, strict=True)):
+            mean, deviation = self.get_buffer(f"mean{index}"), self.get_buffer(f"deviation{index}")
+            observations[name] = ((observations[name].float() - mean) / deviation).clamp(-clip, clip)
+        return observations
 
 
 class Bound(nn.Module):

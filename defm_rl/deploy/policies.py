@@ -79,7 +79,7 @@ class Exportable:
         depth_format: Unit and limit of that depth.
         encoder: That which encodes it before the policy, where there is one.
         encoded: What it encodes.
-        statistics: See `Standardize`: means and deviations, and the clip.
+        statistics: See `Standardize`.
         weights: Of the encoder, inside or before: its name, sha256 and what of it was trained.
         act: The policy as it is, of a batch of observations, once per step and in their order.
         reset: Has it begin new episodes.
@@ -97,7 +97,7 @@ class Exportable:
     memory: Sequence[tuple[str, tuple[int, int]]] = ()
     encoder: DepthEncoder | None = None
     encoded: Sequence[str] = ()
-    statistics: tuple[Mapping[str, tuple[Any, Any]], float] | None = None
+    statistics: Sequence[tuple[str, Any, Any, float]] = ()
     weights: Mapping[str, Any] = field(default_factory=dict)
     record: Callable[[int], Recording] | None = None
 
@@ -106,8 +106,8 @@ class Exportable:
         stages: dict[str, nn.Module] = {}
         if self.encoder is not None:
             stages["features"] = Encode(self.encoder, {key: self.layouts[key] for key in self.encoded})
-        if self.statistics is not None:
-            stages["standardized"] = Standardize(*self.statistics)
+        if self.statistics:
+            stages["standardized"] = Standardize(self.statistics)
         return WholePolicy(self.names, stages, self.network, self.bound)
 
     @property

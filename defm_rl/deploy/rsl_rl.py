@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from defm_rl.deploy.graph import Bound, encode_exactly
 from defm_rl.deploy.policies import Exportable, ExportError, about
 from defm_rl.deploy.recording import by_name, play
+from defm_rl.deploy.wrappers import encoding_in
 from defm_rl.depth import DepthFormat
 from defm_rl.encoders import DepthEncoder
-from defm_rl.gymnasium import EncodeDepth
 from defm_rl.observations import Transform
 from defm_rl.rsl_rl import DefmModel, RslRlVecEnv
 from defm_rl.rsl_rl.exported import StatelessModel
@@ -89,7 +89,7 @@ def exportable(model: DefmModel, env: Any) -> Exportable:
         env: Its environments, an `RslRlVecEnv` or the vector environment in it.
 
     Raises:
-        ExportError: Where the environments do not say what the model sees.
+        ExportError: Where the environments do not say what the model sees, or a wrapper is not known here.
     """
     env = env.env if isinstance(env, RslRlVecEnv) else env
     if getattr(env, "single_observation_space", None) is None:
@@ -97,9 +97,7 @@ def exportable(model: DefmModel, env: Any) -> Exportable:
             f"The observations of {type(env).__name__} are not known: pass env=, an RslRlVecEnv or a gymnasium vector "
             "environment. (Of Isaac Lab's, RSL-RL's own exporters take the model: `as_onnx`, `as_jit`.)"
         )
-    encoding = env
-    while encoding is not None and not isinstance(encoding, EncodeDepth):
-        encoding = getattr(encoding, "env", None)
+    encoding = encoding_in(env)
     inner = env if encoding is None else encoding.env
     transform = None if encoding is None else encoding.transform
     whole = describe(model, transform, inner.single_observation_space, inner.single_action_space)

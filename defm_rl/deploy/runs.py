@@ -78,7 +78,8 @@ def _described(
     if kind == "SB3Policy":
         from defm_rl.deploy import sb3
 
-        return sb3.describe(policy.model, policy.statistics, transform, space)
+        statistics = [] if policy.statistics is None else [policy.statistics]
+        return sb3.describe(policy.model, statistics, transform, space)
     if kind == "RslRlPolicy":
         from defm_rl.deploy import rsl_rl
 

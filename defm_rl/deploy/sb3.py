@@ -1,7 +1,8 @@
 """Stable-Baselines3's policies as exporters see them."""
 
+import contextlib
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -28,13 +29,13 @@ from stable_baselines3.td3.policies import TD3Policy
 from torch import Tensor, nn
 
 from defm_rl.deploy.graph import Bound, encode_exactly
-from defm_rl.deploy.policies import Exportable, ExportError, about
+from defm_rl.deploy.policies import Exportable, ExportError, Recording, about
 from defm_rl.deploy.recording import play_vec_env
+from defm_rl.deploy.wrappers import encoded_twice, encoding_in, normalized
 from defm_rl.depth import DepthFormat
 from defm_rl.encoders import DepthEncoder
-from defm_rl.gymnasium import EncodeDepth
 from defm_rl.observations import ONLY_KEY, DepthLayout, Transform, depth_layouts
-from defm_rl.sb3 import DefmExtractor, GymnasiumVecEnv, VecEncodeDepth
+from defm_rl.sb3 import DefmExtractor, GymnasiumVecEnv, VecEncodeDepth, VecNormalizeDepth
 
 
 class Network(nn.Module):
@@ -132,11 +133,11 @@ class Acting:
 
     Args:
         model: The model.
-        statistics: The `VecNormalize` around what it sees, if any.
+        statistics: The `VecNormalize` around what it sees, from the innermost on.
         encode: What encodes before it, if anything does.
     """
 
-    def __init__(self, model: BaseAlgorithm, statistics: VecNormalize | None, encode: Any) -> None:
+    def __init__(self, model: BaseAlgorithm, statistics: Sequence[VecNormalize], encode: Any) -> None:
         self._model, self._statistics, self._encode = model, statistics, encode
         self.reset()
 
@@ -151,8 +152,8 @@ class Acting:
             seen = self._encode(seen)
         if not isinstance(self._model.observation_space, spaces.Dict):
             (seen,) = seen.values()
-        if self._statistics is not None:
-            seen = self._statistics.normalize_obs(seen)
+        for statistics in self._statistics:
+            seen = statistics.normalize_obs(seen)
         begins = np.full(len(next(iter(observations.values()))), self._memory is None)
         actions, self._memory = self._model.predict(seen, self._memory, begins, deterministic=True)
         if self._memory is None:
@@ -174,13 +175,18 @@ def exportable(model: BaseAlgorithm, env: VecEnv | None = None) -> Exportable:
     statistics, transform, inner = _chain(env)
     whole = describe(model, statistics, transform, inner.observation_space if inner is not None else None)
     if inner is not None:
-        whole.record = lambda steps: play_vec_env(inner, whole.act, whole.reset, steps)
+        whole.record = lambda steps: _played(inner, whole, steps)
     return whole
+
+
+def _played(env: VecEnv, whole: Exportable, steps: int) -> Recording:
+    with _frozen(env):
+        return play_vec_env(env, whole.act, whole.reset, steps)
 
 
 def describe(
     model: BaseAlgorithm,
-    statistics: VecNormalize | None,
+    statistics: Sequence[VecNormalize],
     transform: Transform | None,
     space: spaces.Space[Any] | None = None,
 ) -> Exportable:
@@ -207,46 +213,64 @@ def describe(
         memory=network.memory,
         encoder=encoder if transform is not None else None,
         encoded=list(layouts) if transform is not None else (),
-        statistics=None if statistics is None or not statistics.norm_obs else _statistics(statistics),
+        statistics=_statistics(statistics),
         weights=about(encoder),
     )
 
 
-def _chain(env: VecEnv | None) -> tuple[VecNormalize | None, Transform | None, VecEnv | None]:
-    """From the policy inwards: standardization, the encoding, and the environments whose observations a robot makes."""
-    statistics: VecNormalize | None = None
-    while env is not None:
-        if isinstance(env, VecNormalize) and statistics is None:
-            statistics = env
-            env = env.venv
+def _chain(env: VecEnv | None) -> tuple[list[VecNormalize], Transform | None, VecEnv | None]:
+    """Standardizations from the innermost on, the encoding, and the environments whose observations a robot makes."""
+    statistics: list[VecNormalize] = []
+    transform: Transform | None = None
+    while isinstance(env, VecNormalize | VecMonitor | VecEncodeDepth):
+        if isinstance(env, VecNormalize):
+            statistics.insert(0, env)  # an encoding in between leaves alone what one before it standardizes
         elif isinstance(env, VecEncodeDepth):
-            return statistics, env.transform, env.venv
-        elif isinstance(env, VecMonitor):
-            env = env.venv
-        elif isinstance(env, GymnasiumVecEnv) and (encoding := _inside(env.env)) is not None:
-            return statistics, encoding.transform, GymnasiumVecEnv(encoding.env)
-        else:
-            _refuse_encoding_behind(env)
-            return statistics, None, env
-    return statistics, None, None
+            if transform is not None:
+                raise encoded_twice()
+            transform = env.transform
+        env = env.venv
+    _refuse_behind(env)
+    if isinstance(env, GymnasiumVecEnv) and (encoding := encoding_in(env.env)) is not None:
+        if transform is not None:
+            raise encoded_twice()
+        transform, env = encoding.transform, GymnasiumVecEnv(encoding.env)
+    return statistics, transform, env
 
 
-def _refuse_encoding_behind(env: Any) -> None:
-    """A wrapper between the encoding and the policy changes features in a way that is not known here."""
-    inner = env
-    while (inner := getattr(inner, "venv", None)) is not None:
-        if isinstance(inner, VecEncodeDepth):
+def _refuse_behind(env: Any) -> None:
+    """A wrapper that is not known here may change in any way what another one behind it would put into the graph."""
+    for inner in _wrappers(env):
+        if isinstance(inner, VecNormalizeDepth):
+            raise normalized(inner)
+        is_vector_env = isinstance(inner, GymnasiumVecEnv) and encoding_in(inner.env) is not None
+        is_standardized = isinstance(inner, VecNormalize) and inner.norm_obs
+        if inner is not env and (is_vector_env or is_standardized or isinstance(inner, VecEncodeDepth)):
+            kind = "EncodeDepth" if is_vector_env else type(inner).__name__
             raise ExportError(
-                f"{type(env).__name__} stands between VecEncodeDepth and the policy, and cannot be exported: "
-                "VecNormalize and VecMonitor alone can. Put it before the encoding, where the robot does its part."
+                f"{type(env).__name__} stands between {kind} and the policy, and cannot be exported: VecNormalize and "
+                f"VecMonitor alone can. Put it before {kind}, where the robot does its part."
             )
 
 
-def _inside(env: Any) -> EncodeDepth | None:
-    """The encoding among a vector environment's wrappers."""
-    while env is not None and not isinstance(env, EncodeDepth):
-        env = getattr(env, "env", None)
-    return env
+def _wrappers(env: Any) -> Iterator[Any]:
+    """Environments and all that they wrap."""
+    while env is not None:
+        yield env
+        env = getattr(env, "venv", None)
+
+
+@contextlib.contextmanager
+def _frozen(env: VecEnv) -> Iterator[None]:
+    """The statistics in an environment stay what they are."""
+    learning = [inner for inner in _wrappers(env) if isinstance(inner, VecNormalize) and inner.training]
+    for inner in learning:
+        inner.training = False
+    try:
+        yield
+    finally:
+        for inner in learning:
+            inner.training = True
 
 
 def _encoder(
@@ -264,8 +288,10 @@ def _encoder(
         return None, {}  # a policy of vectors
 
 
-def _statistics(statistics: VecNormalize) -> tuple[dict[str, tuple[Any, Any]], float]:
-    rms: Any = statistics.obs_rms
-    by_key = rms if isinstance(rms, dict) else {ONLY_KEY: rms}
-    deviations = {key: (x.mean, np.sqrt(x.var + statistics.epsilon)) for key, x in by_key.items()}
-    return deviations, float(statistics.clip_obs)
+def _statistics(normalizing: Sequence[VecNormalize]) -> list[tuple[str, Any, Any, float]]:
+    return [
+        (key, rms.mean, np.sqrt(rms.var + env.epsilon), float(env.clip_obs))
+        for env in normalizing
+        if env.norm_obs
+        for key, rms in (env.obs_rms if isinstance(env.obs_rms, dict) else {ONLY_KEY: env.obs_rms}).items()
+    ]
