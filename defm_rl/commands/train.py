@@ -89,7 +89,7 @@ def _one_of_many(config: Config, run: Run, overrides: Sequence[str]) -> float:
     driver = os.getppid()
     try:
         with own_place(places(job.launcher), Path(str(job.sweep.dir))):
-            _tell(run, train(config, run, overrides))
+            _tell(run, train(config, run, overrides, digest))
         if current_process().name.startswith("Loky") and os.getppid() != driver:
             logging.shutdown()
             os._exit(0)  # a worker of joblib's would wait for its driver, which was killed, for ever

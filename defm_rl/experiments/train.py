@@ -34,13 +34,14 @@ from defm_rl.experiments.trainers import Trainer, make_trainer, training_keys
 _logger = logging.getLogger(__name__)
 
 
-def train(config: Config, run: Run, overrides: Sequence[str]) -> dict[str, Any]:
+def train(config: Config, run: Run, overrides: Sequence[str], digest: str | None = None) -> dict[str, Any]:
     """Trains, evaluates, and fills the run's folder.
 
     Args:
         config: The experiment. Where `config.resume` is set, the run's checkpoint is gone on from.
         run: The folder to fill.
         overrides: What made the configuration, to be kept with the run; where it goes on, what is changed since.
+        digest: The run's identity, where it is another than the configuration's, whose weights may be settled already.
 
     Returns:
         The metrics, as they stand in metrics.json.
@@ -52,7 +53,7 @@ def train(config: Config, run: Run, overrides: Sequence[str]) -> dict[str, Any]:
         KeyboardInterrupt: On Ctrl-C or SIGTERM, after a checkpoint was written if training had begun.
     """
     # Threads, since a sweep's next job is another policy.
-    with attended(run, run_digest(config)), threads_put_back():
+    with attended(run, digest or run_digest(config)), threads_put_back():
         return _train(config, run, overrides)
 
 

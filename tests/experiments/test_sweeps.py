@@ -28,6 +28,7 @@ from defm_rl.encoders.weights import REPOSITORY
 from defm_rl.experiments import identity
 from defm_rl.experiments.config import ConfigError, compose_config
 from defm_rl.experiments.identity import run_name
+from defm_rl.experiments.interruption import INTERRUPTED
 from defm_rl.experiments.overrides import axes, check_overrides, compose_many, product
 from defm_rl.experiments.places import _share, cores, places
 from defm_rl.experiments.runs import Run, to_config
@@ -199,6 +200,22 @@ def test_a_sweep_started_again_skips_what_is_finished_and_goes_on_with_the_rest(
     assert (runs[0].folder / "metrics.json").stat().st_mtime_ns == before
     assert steps(runs[1]) == [64, 128]
     assert read_status(runs[1].folder).state is State.FINISHED
+
+
+@pytest.mark.slow
+def test_a_run_that_fell_back_on_random_weights_goes_on_however_often_it_is_interrupted(here, monkeypatch, capsys):
+    options = [*TINY, "encoder=resnet18", "encoder.fallback=random"]
+
+    def interrupted(config, run, overrides):
+        run.save_checkpoint(lambda folder: None, {"steps": 64, "encoder": {"weights": "random"}})
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("defm_rl.experiments.train._train", interrupted)
+    for said in ("1 runs: 1 new.", "1 runs: 1 interrupted: resumed."):
+        assert train.main(["-m", *options, "hydra.sweep.dir=mine"]) == INTERRUPTED
+        assert said in capsys.readouterr().out
+    (folder,) = (here / "mine").glob("resnet18-*")
+    assert folder.name.endswith(read_status(folder).digest)
 
 
 def test_a_run_of_a_version_without_a_setting_is_skipped(here, monkeypatch, capsys):
