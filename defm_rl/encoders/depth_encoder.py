@@ -276,10 +276,13 @@ class DepthEncoder(nn.Module):
         self._forget_compiled()
         self.train(self.training)
         new = [parameter for name, parameter in thawed.items() if name not in unused]
-        for parameter in new:
-            # Optimizers are handed a flat list of parameters: this is how they tell the encoder's apart.
-            parameter.is_defm_encoder = True  # type: ignore[attr-defined]
+        self._mark()
         return new
+
+    def _mark(self) -> None:
+        """Marks what is trained: optimizers, handed a flat list of parameters, tell the encoder's apart by this."""
+        for parameter in self.net.parameters():
+            parameter.is_defm_encoder = True  # type: ignore[attr-defined]
 
     def freeze(self) -> None:
         """Freezes all of the network again, as it would be with `trainable="none"`; its weights stay as they are."""
@@ -365,6 +368,10 @@ class DepthEncoder(nn.Module):
     def __getstate__(self) -> dict[str, Any]:
         # Threads and compiled graphs are not copied.
         return {**self.__dict__, "_runner": None, "_runner_weights": None, "_compiled": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        self._mark()  # which copies of parameters are without
 
     def extra_repr(self) -> str:
         """The settings, in the order of the constructor."""

@@ -198,6 +198,8 @@ def test_unfreezing_hands_out_the_new_parameters_once(depth):
     new = encoder.unfreeze(["head"])
     assert [id(p) for p in new] == [id(p) for p in encoder.parameters()]
     assert all(parameter.is_defm_encoder for parameter in new)
+    copied = copy.deepcopy(nn.Sequential(encoder))  # as a policy is copied
+    assert [getattr(parameter, "is_defm_encoder", False) for parameter in copied.parameters()] == [True] * len(new)
     assert encoder.unfreeze(["head"]) == []
     assert torch.equal(plainly(encoder, depth), before)
     assert encoder.trainable == ("head",)
