@@ -72,7 +72,7 @@ def _group_norm(
     eps: float = 1e-5,
     cudnn_enabled: bool = True,
 ) -> Any:
-    """PyTorch's group normalization of an image of known size, in ONNX.
+    """PyTorch's group normalization of (B, C, ...), an image or anything else of known size, in ONNX.
 
     The exporter's own ends with a product and a sum, and asks for the shape at every step; a batch normalization that
     normalizes nothing is both in one pass, which saves a tenth of a light network's time.
@@ -80,16 +80,23 @@ def _group_norm(
     from onnxscript import opset18
 
     op: Any = opset18
-    _, channels, height, width = x.shape
-    if num_groups == channels and weight is not None and bias is not None:
+    channels, *sides = map(int, x.shape[1:])
+
+    def constant(number: float, count: int) -> Any:
+        # In half precision these have to be so, too; in float32 the casts are folded away.
+        return op.CastLike(op.Constant(value_floats=[number] * count), x)
+
+    if num_groups == channels and sides and weight is not None and bias is not None:
         return op.InstanceNormalization(x, weight, bias, epsilon=eps)
     groups = op.Reshape(x, op.Constant(value_ints=[0, num_groups, -1]))
-    # In half precision these have to be so, too; in float32 the casts are folded away.
-    ones, zeros = (op.CastLike(op.Constant(value_floats=[number] * num_groups), x) for number in (1.0, 0.0))
-    normalized = op.InstanceNormalization(groups, ones, zeros, epsilon=eps)
-    image = op.Reshape(normalized, op.Constant(value_ints=[0, int(channels), int(height), int(width)]))
-    mean, variance = (op.CastLike(op.Constant(value_floats=[number] * int(channels)), x) for number in (0.0, 1.0))
-    return op.BatchNormalization(image, weight, bias, mean, variance, epsilon=0.0)
+    normalized = op.InstanceNormalization(groups, constant(1.0, num_groups), constant(0.0, num_groups), epsilon=eps)
+    normalized = op.Reshape(normalized, op.Constant(value_ints=[0, channels, *sides]))
+    if weight is None and bias is None:
+        return normalized
+    weight = constant(1.0, channels) if weight is None else weight
+    bias = constant(0.0, channels) if bias is None else bias
+    mean, variance = constant(0.0, channels), constant(1.0, channels)
+    return op.BatchNormalization(normalized, weight, bias, mean, variance, epsilon=0.0)
 
 
 def _conv2d(

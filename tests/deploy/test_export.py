@@ -101,6 +101,30 @@ def test_a_convolution_that_gives_a_handful_of_pixels_is_a_product(tmp_path):
     assert onnx_files.Session(path)({"x": x.numpy()})["y"] == pytest.approx(module(x)[0].numpy(), abs=1e-5)
 
 
+class Normalizing(torch.nn.Module):
+    """Groups of vectors, tokens and images, with a scale and shift and without."""
+
+    def __init__(self):
+        super().__init__()
+        self.norms = torch.nn.ModuleList(torch.nn.GroupNorm(2, 8, affine=affine) for affine in (True, False))
+        torch.nn.init.uniform_(self.norms[0].weight)
+        self.eval().requires_grad_(False)
+
+    def forward(self, *inputs):
+        return tuple(norm(x) for x in inputs for norm in self.norms)
+
+
+@pytest.mark.slow
+def test_groups_of_anything_are_normalized(tmp_path):
+    module, path = Normalizing(), tmp_path / "norms.onnx"
+    inputs = {name: torch.randn(2, 8, *sides) for name, sides in [("v", ()), ("t", (5,)), ("i", (4, 3))]}
+    names = [str(index) for index in range(6)]
+    onnx_files.write(module, list(inputs.values()), path, list(inputs), names, [0, 0, 0])
+    got = onnx_files.Session(path)({name: x.numpy() for name, x in inputs.items()})
+    for name, expected in zip(names, module(*inputs.values()), strict=True):
+        assert got[name] == pytest.approx(expected.numpy(), abs=1e-5)
+
+
 def test_the_contract_stands_in_the_file_and_beside_it(encoded_before, exported):
     contract = Policy(exported.path).contract
     assert contract == exported.contract
