@@ -4,6 +4,7 @@ import dataclasses
 import importlib.metadata
 import importlib.util
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -145,7 +146,8 @@ def _made_up(contract: Contract, seed: int = 0, counts: bool = False) -> dict[st
     observations: dict[str, NDArray[Any]] = {}
     for wanted in contract.inputs:
         if isinstance(wanted, DepthInput):
-            depth_m = rng.uniform(0.5, 5.0, (1, *wanted.shape))
+            far_m = min(5.0, wanted.max_depth_m or math.inf)  # beyond the limit there are holes alone
+            depth_m = rng.uniform(far_m / 10, far_m, (1, *wanted.shape))
             observations[wanted.name] = (depth_m / (wanted.metres_per_count if counts else 1)).astype(np.float32)
         else:
             observations[wanted.name] = np.zeros((1, *wanted.shape), wanted.dtype)

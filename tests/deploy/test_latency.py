@@ -65,6 +65,11 @@ def test_a_policy_without_an_encoder_is_held_against_none(published):
     assert latency._published(tiny.CONTRACT) == {}
 
 
+def test_made_up_depth_is_none_beyond_the_policy_s_limit(tmp_path):
+    near = dataclasses.replace(tiny.CONTRACT.depth[0], max_depth_m=0.45)
+    latency._file_step(tiny.write(tmp_path / "near.onnx", depth=(near,)), 1)()
+
+
 def test_a_file_in_int8_stands_beside_it_in_float32(file, remembering, frame, tmp_path):
     for path in (file, remembering):
         small = Policy(latency.quantized(path, tmp_path), clock=None)
