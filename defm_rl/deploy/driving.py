@@ -34,7 +34,8 @@ class FilePolicy:
         names = [wanted.name for wanted in self._policy.contract.inputs]
         observations = by_name(observations)
         given: dict[str, Any] = {name: observations[name] for name in names}
-        return self._policy.act(**given)
+        # Of one environment, (1, H, W) may be one frame to the runtime; here all are batches.
+        return self._policy.act(**given).reshape(-1, *self._policy.contract.action.shape)
 
     def reset(self, dones: NDArray[np.bool_] | None = None) -> None:
         """Forgets the episodes that are over, or all."""

@@ -10,6 +10,10 @@ import pytest
 import tiny
 
 from defm_rl.deploy import Camera, Contract, FrameError, Policy
+from defm_rl.deploy.driving import FilePolicy
+from defm_rl.deploy.runtime import DepthInput, VectorInput
+from defm_rl.deploy.runtime.frames import DepthIntake
+from defm_rl.deploy.runtime.policy import _vector
 
 STATE = np.array([0.5, -0.5], np.float32)
 
@@ -38,6 +42,20 @@ class TestActing:
         assert policy.act(depth=frame[None], state=STATE) == pytest.approx(one)
         two = policy.act(depth=np.stack([frame, frame + 1]), state=np.stack([STATE, STATE]))
         assert two == pytest.approx(np.stack([one, one + 1]), abs=1e-5)
+
+    @pytest.mark.parametrize("shape", [(3, 16, 24), (3, 1, 16, 24), (16, 24, 3), (1, 16, 24, 3)])
+    def test_stacked_frames_are_taken_in_the_contract_s_shape(self, shape):
+        intake = DepthIntake(DepthInput("depth", shape, 16, 24, frames=3, channels_last=shape[-1] == 3), None, None)
+        frames = np.random.default_rng(0).uniform(1, 3, (2, *shape)).astype(np.float32)
+        for given in (frames[0], frames[:1], frames):
+            taken, is_batch = intake(given)
+            assert (taken == given.reshape(-1, *shape)).all()
+            assert is_batch in (given.ndim > len(shape), None)
+
+    def test_of_one_environment_a_file_s_actions_are_a_batch(self, tmp_path, frame):
+        policy = FilePolicy(tiny.write(tmp_path / "p.onnx", alone=True))
+        for count in (1, 2):
+            assert policy.act({"depth": np.stack([frame] * count)}).shape == (count, 2)
 
     def test_a_memory_is_kept_between_steps_and_forgotten_by_reset(self, remembering, frame):
         policy = Policy(remembering, clock=None)
@@ -104,6 +122,20 @@ class TestRefusing:
         policy = Policy(tiny.write(tmp_path / "p.onnx", root=True))
         with pytest.raises(ValueError, match=r"not finite.*state from -9 to -9"):
             policy.act(depth=frame, state=np.array([-9.0, -9.0]))
+
+    def test_a_choice_is_a_whole_number(self):
+        choice = VectorInput("state", (2,), "int64")
+        for given in ([1.7, 0], np.array([0.9, np.nan]), [1e30, 0], ["a", "b"]):
+            with pytest.raises(ValueError, match=r"state: expected \(2,\).*int64"):
+                _vector(choice, given)
+        assert _vector(choice, np.array([1.0, 2.0]))[0].tolist() == [[1, 2]]
+
+    def test_a_safe_action_may_lie_on_its_bounds(self, tmp_path):
+        action = dataclasses.replace(tiny.CONTRACT.action, low=(-0.1, -0.1), high=(0.1, 0.1))
+        path = tiny.write(tmp_path / "p.onnx", action=action)
+        Policy(path, safe_action=[-0.1, 0.1])
+        with pytest.raises(ValueError, match="must lie from"):
+            Policy(path, safe_action=[-0.1, 0.1001])
 
     def test_settings_that_make_no_sense(self, file):
         for settings, message in [

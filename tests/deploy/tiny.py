@@ -20,9 +20,9 @@ CONTRACT = Contract(
 )
 
 
-def write(path, *, memory=False, root=False, **changes):
+def write(path, *, memory=False, root=False, alone=False, **changes):
     """A policy whose action is its state plus the mean of its depth; with a memory, plus the number of steps so far;
-    with a root, the square root of that."""
+    with a root, the square root of that; alone, the mean of (H, W) depth twice, and no state."""
     batch = "batch"
     inputs = [
         helper.make_tensor_value_info("depth", TensorProto.FLOAT, [batch, 1, HEIGHT, WIDTH]),
@@ -35,6 +35,11 @@ def write(path, *, memory=False, root=False, **changes):
     constants.append(numpy_helper.from_array(np.array([2, 3]), "sides"))
     total = "sum"
     nodes.append(helper.make_node("Add", ["state", "mean"], [total]))
+    if alone:
+        inputs = [helper.make_tensor_value_info("depth", TensorProto.FLOAT, [batch, HEIGHT, WIDTH])]
+        constants = [numpy_helper.from_array(np.array(x), name) for name, x in (("axes", [1, 2]), ("sides", [2]))]
+        nodes[-1] = helper.make_node("Concat", ["mean", "mean"], [total], axis=1)
+        changes = {"vectors": (), "depth": (DepthInput("depth", (HEIGHT, WIDTH), HEIGHT, WIDTH),), **changes}
     contract = dataclasses.replace(CONTRACT, **changes)
     if memory:
         contract = dataclasses.replace(contract, memory=(Memory("h", (1, 1)),))

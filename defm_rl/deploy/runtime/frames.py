@@ -218,12 +218,15 @@ class DepthIntake:
     def _as_batch(self, frames: NDArray[Any]) -> tuple[NDArray[Any], bool | None]:
         wanted = self.wanted
         size = wanted.size if self.view is None else (self.view.sent.height, self.view.sent.width)
-        if wanted.frames > 1:
-            one = (*size, wanted.frames) if wanted.channels_last else (wanted.frames, *size)
-            singles: tuple[tuple[int, ...], ...] = (one,)
+        singles: tuple[tuple[int, ...], ...]
+        if wanted.frames > 1 and wanted.channels_last:
+            one = (*size, wanted.frames)
+            singles = (one, (1, *one)) if wanted.shape == (1, *one) else (one,)
+        elif wanted.frames > 1:
+            singles = ((wanted.frames, *size), (wanted.frames, 1, *size))
         else:
             singles = (size, (1, *size), (*size, 1))
-        if wanted.frames == 1 and frames.shape == (1, *size):  # one frame with its channel, or a batch of one
+        if frames.shape == (1, *singles[0]) and frames.shape in singles:  # one with an axis more, or a batch of one
             return self._planes(frames), None
         for single in singles:
             if frames.shape == single:

@@ -125,7 +125,7 @@ class Policy:
         Args:
             stamp_s: When the frames were taken, by the policy's clock.
             **observations: By the names in the contract. Depth is (H, W), (1, H, W) or a batch (B, H, W),
-                (B, 1, H, W); vectors are (k,) or (B, k). All single or all batches.
+                (B, 1, H, W), stacked frames as in the contract; vectors are (k,) or (B, k). All single or all batches.
 
         Returns:
             The action, as the environment of the training takes it, clipped to its bounds; (A,), or (B, A) of a batch.
@@ -245,19 +245,17 @@ class Policy:
 
     def _checked_safe_action(self, given: ArrayLike) -> NDArray[Any]:
         described = self.contract.action
-        action = np.asarray(given, described.dtype)
+        action = _of_dtype("safe_action", given, described.shape, described.dtype)
         if action.shape != tuple(described.shape) or not np.isfinite(action).all():
             raise ValueError(f"safe_action must be {described.shape} finite numbers; got {given!r}.")
-        if described.low and ((action.ravel() < described.low).any() or (action.ravel() > described.high).any()):
+        low, high = (np.asarray(bound, action.dtype) for bound in (described.low, described.high))  # as the graph's
+        if described.low and ((action.ravel() < low).any() or (action.ravel() > high).any()):
             raise ValueError(f"safe_action must lie from {described.low} to {described.high}; got {given!r}.")
         return action
 
 
 def _vector(wanted: VectorInput, given: Any) -> tuple[NDArray[Any], bool]:
-    try:
-        values = np.asarray(given, wanted.dtype)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{wanted.name}: expected {wanted.shape} numbers ({wanted.dtype}): {error}") from error
+    values = _of_dtype(wanted.name, given, wanted.shape, wanted.dtype)
     is_batch = values.ndim == len(wanted.shape) + 1
     if values.shape[is_batch:] != tuple(wanted.shape) or (is_batch and not len(values)):
         order = f", in this order: {', '.join(wanted.entries)}" if wanted.entries else ""
@@ -267,6 +265,17 @@ def _vector(wanted: VectorInput, given: Any) -> tuple[NDArray[Any], bool]:
         name = f" ({wanted.entries[index]})" if wanted.entries else ""
         raise ValueError(f"{wanted.name}: entry {index}{name} is {values.reshape(-1)[index]}: all must be finite.")
     return (values if is_batch else values[None]), is_batch
+
+
+def _of_dtype(name: str, given: Any, shape: tuple[int, ...], dtype: str) -> NDArray[Any]:
+    try:
+        with np.errstate(invalid="ignore"):
+            values = np.asarray(given, dtype)
+    except (OverflowError, TypeError, ValueError) as error:
+        raise ValueError(f"{name}: expected {shape} numbers ({dtype}): {error}") from error
+    if values.dtype.kind == "i" and np.any(values != np.asarray(given)):
+        raise ValueError(f"{name}: expected {shape} whole numbers ({dtype}); got {given!r}.")
+    return values
 
 
 def _for(name: str, setting: Any, contract: Contract) -> Any:
