@@ -455,6 +455,26 @@ def check_positive(config: Any, *names: str) -> None:
             raise ValueError(f"{name} must be positive, got {value}")
 
 
+def whole_substeps(control_step_s: float, substep_s: float) -> int:
+    """How many times the physics goes on in a control step.
+
+    Args:
+        control_step_s: Seconds between two actions.
+        substep_s: Seconds that the physics goes on at a time.
+
+    Raises:
+        ValueError: Where it is no whole number.
+    """
+    number = control_step_s / substep_s
+    if round(number) < 1 or abs(number - round(number)) > 1e-4:
+        possible = [f"{k * substep_s:g}" for k in (int(number), int(number) + 1) if k > 0]
+        raise ValueError(
+            f"control_step_s must be a whole multiple of {substep_s:g} s, which the physics goes on at a time, got "
+            f"{control_step_s:g}: pass {' or '.join(possible)}."
+        )
+    return round(number)
+
+
 def failure_modes(success: NDArray[np.bool_], modes: Mapping[str, NDArray[np.bool_]]) -> NDArray[np.str_]:
     """Say of each episode how it failed.
 

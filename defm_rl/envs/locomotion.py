@@ -12,7 +12,16 @@ from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
 
 from defm_rl.envs.boxes import BOX_FIELDS, Boxes, add_box
-from defm_rl.envs.core import Command, Ids, MujocoEnv, MujocoVectorEnv, check_positive, configured, failure_modes
+from defm_rl.envs.core import (
+    Command,
+    Ids,
+    MujocoEnv,
+    MujocoVectorEnv,
+    check_positive,
+    configured,
+    failure_modes,
+    whole_substeps,
+)
 from defm_rl.envs.quadruped import ACTUATOR_NAMES, JOINT_NAMES, LEGS, LINKS, Legs, Trot
 from defm_rl.envs.randomization import Randomization
 from defm_rl.envs.rendering import GEOM_GROUPS_SEEN
@@ -69,7 +78,7 @@ class LocomotionConfig:
         threads: Threads for physics and rendering; None for one per CPU.
         max_episode_steps: Control steps before an episode is cut off; None for half as long again as the slowest
             command takes.
-        control_step_s: Seconds between two actions.
+        control_step_s: Seconds between two actions, a whole multiple of `physics_step_s`.
         physics_step_s: Seconds of a step of the physics.
         speed_m_s: The range that each episode's forward speed command is drawn from.
         stiffness_nm_rad: Stiffness of the PD servos.
@@ -194,6 +203,7 @@ class LocomotionVectorEnv(MujocoVectorEnv):
         self.config = configured(LocomotionConfig, config, settings)
         self.level = look_up("level", self.config.level, LEVELS)
         model = _build_model(self.config, self.level)
+        self._substeps = whole_substeps(self.config.control_step_s, model.opt.timestep)
         super().__init__(
             model,
             num_envs,
@@ -215,7 +225,6 @@ class LocomotionVectorEnv(MujocoVectorEnv):
         )
         self._qpos, self._qvel, self._ctrl = (self._batch.bind(name) for name in ("qpos", "qvel", "ctrl"))
         self._sensordata = self._batch.bind("sensordata")
-        self._substeps = max(1, round(self.config.control_step_s / model.opt.timestep))
         self._boxes = Boxes(model, [f"box{k}" for k in range(self.level.num_boxes)], self._fields)
         self._weight_n = float(model.body("trunk").subtreemass[0]) * _GRAVITY_M_S2
         self._joint_qpos = np.array([model.joint(name).qposadr[0] for name in JOINT_NAMES])

@@ -19,6 +19,7 @@ from defm_rl.envs.core import (
     check_positive,
     configured,
     failure_modes,
+    whole_substeps,
 )
 from defm_rl.envs.objects import AREA_M, LEVELS, SHAPES, Object, draw_scene
 from defm_rl.envs.randomization import Randomization
@@ -74,7 +75,7 @@ class ManipulationConfig:
         renderer: "auto", "egl" or "rays".
         threads: Threads for physics and rendering; None for one per CPU.
         max_episode_steps: Control steps before an episode is cut off; None for the level's.
-        control_step_s: Seconds between two actions.
+        control_step_s: Seconds between two actions, a whole multiple of 0.02 s.
         ready_share: Share of episodes that begin with the open gripper around an object or just above it. A curriculum:
             teachers learn to close it before they have learned to get there. Only layouts that are drawn begin so, see
             `defm_rl.envs.core.DRAWN_LAYOUTS`: those that are named, as evaluations do, never.
@@ -206,6 +207,7 @@ class ManipulationVectorEnv(MujocoVectorEnv):
         max_steps = self.config.max_episode_steps
         max_steps = self.level.max_episode_steps if max_steps is None else max_steps
         model = _build_model(self.config, self.level.num_objects)
+        self._substeps = whole_substeps(self.config.control_step_s, _UPDATES * _TIMESTEP_S)
         self._find(model)
         self._spaces = _vector_spaces(len(self._arm_qpos), self.level.num_objects)
         super().__init__(
@@ -387,12 +389,11 @@ class ManipulationVectorEnv(MujocoVectorEnv):
         self._ctrl[ids, self._gripper] = np.clip(
             self._actuator_length[ids, self._gripper] + way_m, self._shut, self._shut + self._stroke
         )
-        substeps = max(1, round(config.control_step_s / _UPDATES / _TIMESTEP_S))
         arm_qpos = np.ix_(ids, self._arm_qpos)
         for _ in range(_UPDATES):
             self._ctrl[np.ix_(ids, self._arm)] = self._qpos[arm_qpos] + self._joint_movement(ids, targets)
             # Positions and velocities are wanted at the state reached, not at the one before it.
-            self._batch.step(ids, substeps, mujoco.mjtStage.mjSTAGE_VEL.value)
+            self._batch.step(ids, self._substeps, mujoco.mjtStage.mjSTAGE_VEL.value)
 
     def _joint_movement(self, ids: Ids, poses: Floats) -> Floats:
         """Joint movements (n, joints) that bring grippers nearer to poses (n, 4): one step of damped least squares.

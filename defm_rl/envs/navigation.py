@@ -11,7 +11,16 @@ from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
 
 from defm_rl.envs.boxes import BOX_FIELDS, Boxes, add_box
-from defm_rl.envs.core import Command, Ids, MujocoEnv, MujocoVectorEnv, check_positive, configured, failure_modes
+from defm_rl.envs.core import (
+    Command,
+    Ids,
+    MujocoEnv,
+    MujocoVectorEnv,
+    check_positive,
+    configured,
+    failure_modes,
+    whole_substeps,
+)
 from defm_rl.envs.layouts import LEVELS, WALL_THICKNESS_M, Grid, Layout, Level, draw_layout
 from defm_rl.envs.randomization import Randomization
 from defm_rl.envs.rendering import GEOM_GROUPS_SEEN
@@ -39,7 +48,7 @@ class NavigationConfig:
         renderer: "auto", "egl" or "rays".
         threads: Threads for physics and rendering; None for one per CPU.
         max_episode_steps: Control steps before an episode is cut off; None for the level's.
-        control_step_s: Seconds between two actions.
+        control_step_s: Seconds between two actions, a whole multiple of the physics step, 0.04 s of the rover.
         max_speed_m_s: Forward speed that action 1 commands (-1 commands standstill).
         max_turn_rate_rad_s: Turn rate that action 1 commands (-1 the same to the right).
         success_radius_m: How near to the goal counts as there, in metres.
@@ -127,6 +136,7 @@ class NavigationVectorEnv(MujocoVectorEnv):
         max_steps = self.config.max_episode_steps
         max_steps = self.level.max_episode_steps if max_steps is None else max_steps
         model = _build_model(self.config, self.level)
+        self._substeps = whole_substeps(self.config.control_step_s, model.opt.timestep)
         super().__init__(
             model,
             num_envs,
@@ -158,7 +168,6 @@ class NavigationVectorEnv(MujocoVectorEnv):
         if "cam_pos" in self._fields:
             self._camera_pos = self._fields["cam_pos"][:, camera]
         self._goal_site = model.site("goal").id
-        self._substeps = max(1, round(self.config.control_step_s / model.opt.timestep))
         self._boxes = Boxes(model, [f"box{k}" for k in range(self.level.num_boxes)], self._fields)
 
         self._radius_m = float(model.geom("hull").size[0])

@@ -19,6 +19,7 @@ from defm_rl.envs import (
     NavigationEnv,
     NavigationVectorEnv,
 )
+from defm_rl.envs.core import whole_substeps
 
 
 @dataclass(frozen=True)
@@ -372,6 +373,13 @@ def test_hydras_lists_are_welcome(make):
 # What they refuse
 
 
+def test_control_steps_are_whole_steps_of_the_physics_and_rounding_is_no_reason_to_refuse_one():
+    assert [whole_substeps(*steps_s) for steps_s in ((0.12, 0.04), (0.3, 0.1), (0.0333333, 1 / 300))] == [3, 3, 10]
+    for control_step_s, possible in ((0.1, "0.08 or 0.12"), (0.001, "pass 0.04")):
+        with pytest.raises(ValueError, match=possible):
+            whole_substeps(control_step_s, 0.04)
+
+
 @pytest.mark.parametrize(
     ("settings", "error", "message"),
     [
@@ -387,6 +395,7 @@ def test_hydras_lists_are_welcome(make):
         ({"autoreset_mode": "samestep"}, ValueError, "did you mean 'SameStep'"),
         ({"render_mode": "human"}, ValueError, "render_mode must be"),
         ({"max_depth_m": -1.0}, ValueError, "max_depth_m must be positive"),
+        ({"control_step_s": 0.013}, ValueError, "must be a whole multiple of 0.0"),
         ({"layout_seeds": [-1]}, ValueError, "must not be negative"),
         ({"randomization": {"mas_scale": (1, 2)}}, ValueError, "did you mean 'mass_scale'"),
         ({"robot": "rovr"}, ValueError, "did you mean 'rover'"),
