@@ -103,7 +103,7 @@ def fit_sensor(recorded: Tensor, clean: Tensor, base: str | Sensor = "stereo_lad
         raise ValueError(f"recorded frames are {tuple(recorded.shape[1:])}, clean ones {tuple(clean.shape[1:])}")
     goal = Figures.of(recorded)
     before = _shown(sensor, clean)
-    sensor = replace(sensor, min_depth_m=min(goal.near_m, goal.far_m / 2), max_depth_m=goal.far_m)
+    sensor = sensor.ranged(min(goal.near_m, goal.far_m / 2), goal.far_m)
     for _ in range(_ROUNDS):
         sensor = _bisected(
             lambda x, s=sensor: replace(s, disparity_sigma_px=x),  # type: ignore[misc]
@@ -150,7 +150,7 @@ def _shown(sensor: Sensor, clean: Tensor) -> Figures:
     seen = simulate(clean, sensor)
     if not bool((seen > 0).any()):
         return Figures(1.0, float(clean.shape[-1]), 0.0, 0.0, 0.0)
-    within = (clean > 0) & (clean >= sensor.min_depth_m) & (clean <= sensor.max_depth_m)
+    within = (clean > 0) & (clean >= sensor.nearest_m) & (clean <= sensor.max_depth_m)
     depth = Figures.of(seen)
     outside = torch.where(clean > 0, clean, clean.max())
     return replace(Figures.of(torch.where(within, seen, outside)), near_m=depth.near_m, far_m=depth.far_m)

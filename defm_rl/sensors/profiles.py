@@ -114,6 +114,10 @@ class Sensor:
         """The nearest depth that is measured, by whatever it is limited."""
         return self.min_depth_m
 
+    def ranged(self, near_m: float, far_m: float) -> "Sensor":
+        """The same sensor with the range from `near_m` to `far_m`, whatever limits its own."""
+        return replace(self, min_depth_m=near_m, max_depth_m=far_m)
+
     def _everywhere(self) -> "Sensor":
         """Measures at any depth, as within its range."""
         timing = {name: getattr(self, name) for name in ("latency_s", "delay_steps", "frame_rate_hz")}
@@ -264,6 +268,12 @@ class Stereo(Sensor):
     def nearest_m(self) -> float:
         """Where the disparity reaches the end of the search."""
         return max(self.min_depth_m, self.disparity_constant_m_px / self.max_disparity_px)
+
+    def ranged(self, near_m: float, far_m: float) -> "Stereo":
+        """Searches as far as the nearest depth needs, too, but no wider than the image."""
+        needed_px = min(self.disparity_constant_m_px / max(near_m, 1e-6), float(self.native_width_px))
+        largest_px = max(self.max_disparity_px, needed_px)
+        return replace(self, min_depth_m=near_m, max_depth_m=far_m, max_disparity_px=largest_px)
 
     def _everywhere(self) -> Sensor:
         """Searches over the whole width, too."""
@@ -503,6 +513,11 @@ class Composed(Sensor):
         for part in self.parts:
             depth = part(depth, noise)
         return depth
+
+    def ranged(self, near_m: float, far_m: float) -> Sensor:
+        """Each part has the range."""
+        parts = tuple(part.ranged(near_m, far_m) for part in self.parts)
+        return replace(self, min_depth_m=near_m, max_depth_m=far_m, parts=parts)
 
     def _everywhere(self) -> Sensor:
         parts = tuple(part.without("range") if "range" in part.effects else part for part in self.parts)

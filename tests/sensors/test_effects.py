@@ -50,6 +50,16 @@ def test_composed_sensors_without_range_see_what_either_would_cut():
     assert ((simulate(depth, both.without("range")) > 0).float().mean((1, 2)) > 0.2).all()
 
 
+def test_a_sensor_of_another_range_measures_all_of_it():
+    depth = torch.full((2, 48, 64), 0.1)  # nearer than any measures
+    depth[1] = 12.0  # farther
+    for sensor in (SENSORS["stereo"], SENSORS["zedx"], compose(SENSORS["stereo"], SENSORS["zedx"])):
+        assert not simulate(depth, sensor).any()
+        wide = sensor.ranged(0.05, 20.0)
+        assert wide.nearest_m == pytest.approx(0.05)
+        assert ((simulate(depth, wide) > 0).float().mean((1, 2)) > 0.2).all()
+
+
 def test_redwood_without_range_sees_what_its_own_rule_cuts():
     far = torch.full((1, 32, 48), 20.0)
     assert (simulate(far, "redwood") == 0).all()

@@ -45,6 +45,14 @@ def test_a_camera_with_hardly_a_hole_is_fitted_too():
     assert fit.sensor.max_depth_m == fit.recorded.far_m
 
 
+def test_a_camera_that_sees_nearer_than_the_profile_searches_is_fitted_so():
+    near = torch.linspace(0.08, 0.5, 48)[:, None].expand(2, 48, 96).contiguous()
+    fit = fit_sensor(simulate(near, Stereo(max_disparity_px=600.0, occlusion=False)), near)
+    assert fit.before.near_m > 0.17 > fit.sensor.nearest_m
+    assert fit.sensor.nearest_m == pytest.approx(fit.recorded.near_m)
+    assert fit.after.near_m == pytest.approx(fit.recorded.near_m, rel=0.05)
+
+
 def test_noise_of_inverse_depth_does_not_mind_planes_and_their_distance():
     plane = 1 / torch.linspace(0.2, 0.8, 96).expand(4, 48, 96)
     assert Figures.of(plane.contiguous()).inverse_sigma == pytest.approx(0, abs=1e-5)

@@ -82,7 +82,7 @@ def feature_gap(
     distances: dict[str, Distance] = {}
     if recorded is not None and sensors:
         near_m, far_m = _range_m(recorded)
-        ranged = [make_sensor(name, min_depth_m=near_m, max_depth_m=far_m) for name in sensors]
+        ranged = [make_sensor(name).ranged(near_m, far_m) for name in sensors]
         shown = np.where((recorded >= near_m) & (recorded <= far_m), recorded, np.float32(0))
         candidates = {
             name: standard(np.asarray(encode(see(sensor, step)), np.float64))

@@ -94,6 +94,13 @@ def test_recorded_frames_are_known_by_the_camera_that_made_them():
     assert nearest_to_recorded(gaps[-1:]) == []
 
 
+def test_a_stereo_camera_gets_the_range_of_a_recording_from_nearby():
+    near = scenes() * np.float32(0.05)  # from 0.04 m on, where it does not search
+    stereo, _ = feature_gap(encode, near, ["stereo"], near)
+    assert stereo["hole_share"] == 1
+    assert stereo["mmd_to_recorded"] < stereo["mmd"]
+
+
 def test_few_recorded_frames_do_not_tell_cameras_apart_that_are_almost_alike():
     from defm_rl.sensors import simulate
 
