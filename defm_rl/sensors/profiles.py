@@ -134,6 +134,9 @@ class Ideal(Sensor):
         """The depth itself."""
         return depth
 
+    def _everywhere(self) -> Sensor:
+        return replace(self, min_depth_m=0.0, max_depth_m=math.inf)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Redwood(Sensor):
@@ -581,7 +584,8 @@ def make_sensor(name: str, **overrides: Any) -> Sensor:
     """A named sensor, some of its parameters set otherwise.
 
     Args:
-        name: A key of `SENSORS`, or one with an effect switched off: "zedx_without_latency" (see `Sensor.without`).
+        name: A key of `SENSORS`, or one with effects switched off, such as "zedx_without_latency" or
+            "zedx_without_latency_without_noise" (see `Sensor.without`).
         **overrides: Parameters of its class, such as `max_depth_m=5.0`.
 
     Returns:
@@ -591,10 +595,12 @@ def make_sensor(name: str, **overrides: Any) -> Sensor:
         ValueError: The name, or the value of a parameter, makes no sense.
         TypeError: There is no such parameter.
     """
-    name, _, effect = name.partition(_WITHOUT)
+    name, *effects = name.split(_WITHOUT)
     if name not in SENSORS and name not in list_sensors():
         raise ValueError(f"unknown sensor {name!r}{_suggestion(name, list(SENSORS))}")
-    sensor = SENSORS[name].without(effect) if effect else SENSORS[name]
+    sensor = SENSORS[name]
+    for effect in effects:
+        sensor = sensor.without(effect)
     known = [field.name for field in fields(sensor)]
     for key in overrides:
         if key not in known:

@@ -85,3 +85,19 @@ def test_a_sensor_says_what_it_does_and_what_it_has_not_cannot_be_switched_off()
         make_sensor("stereo_without_latency")
     with pytest.raises(ValueError, match="unknown sensor 'sterio'"):
         make_sensor("sterio_without_noise")
+
+
+def test_several_effects_are_switched_off_one_after_the_other():
+    assert taken_apart("zedx_without_noise") == {
+        part: f"zedx_without_noise_without_{part}" for part in ("range", "latency")
+    }
+    for name in SENSORS:
+        for without_one in taken_apart(name).values():
+            for part, without_two in taken_apart(without_one).items():
+                assert make_sensor(without_two) == make_sensor(without_one).without(part)
+                assert part not in make_sensor(without_two).effects
+    assert make_sensor("stereo_without_noise_without_range").effects == ()
+    with pytest.raises(ValueError, match="has no 'noise' to be without"):
+        make_sensor("zedx_without_noise_without_latency_without_noise")
+    with pytest.raises(ValueError, match="has no 'noise' to be without"):
+        make_sensor("zedx_without_noise_without_range_without_noise")

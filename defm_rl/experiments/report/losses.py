@@ -74,9 +74,9 @@ _REMEDIES = {
     "range": "what is not seen no encoder brings back: a camera that sees more than {near:.2g} to {far:.3g} m, or "
     "training with env.sensor={sensor}.",
     "latency": "single frames do not have it, so that adapting does not mend it: training with it, or with a memory "
-    "(algo.rnn_type=gru), such as env.sensor={sensor}_without_noise and then adapting; or a faster camera.",
+    "(algo.rnn_type=gru), such as env.sensor={quiet} and then adapting; or a faster camera.",
     "frame_rate": "single frames do not have it, so that adapting does not mend it: training with it, such as "
-    "env.sensor={sensor}_without_noise and then adapting; or a faster camera.",
+    "env.sensor={quiet} and then adapting; or a faster camera.",
     "several": "Train with env.sensor={sensor}, or adapt the encoder and look at what is left.",
 }
 
@@ -84,7 +84,9 @@ _REMEDIES = {
 def _remedy(part: str, arm: Arm, sensor: str, gain: float) -> str:
     camera = make_sensor(sensor)
     key = "adapted noise" if part == "noise" and arm.adapted is not None else part
-    text = _REMEDIES[key].format(run=arm.runs[0].folder, sensor=sensor, near=camera.nearest_m, far=camera.max_depth_m)
+    quiet = f"{sensor}_without_noise" if "noise" in camera.effects else sensor
+    range_m = {"near": camera.nearest_m, "far": camera.max_depth_m}
+    text = _REMEDIES[key].format(run=arm.runs[0].folder, sensor=sensor, quiet=quiet, **range_m)
     return f"{part.replace('_', ' ').capitalize()} costs {100 * gain:.1f} points: {text}"
 
 

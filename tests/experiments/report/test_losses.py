@@ -48,6 +48,13 @@ def test_what_comes_back_without_an_effect_is_what_it_costs_and_its_remedy_is_na
     assert "Noise" not in found["advice"]
 
 
+def test_a_camera_without_noise_is_taken_apart_like_others():
+    without = {f"zedx_without_noise_without_{part}": count for part, count in (("range", 70), ("latency", 95))}
+    found = row("zedx_without_noise", ideal=98, zedx_without_noise=70, **without)
+    assert found["parts"].keys() == {"range", "latency"}
+    assert "such as env.sensor=zedx_without_noise and" in found["advice"]
+
+
 def test_noise_is_answered_by_adapting_and_where_it_is_adapted_by_something_else():
     seen = {**ZEDX, "zedx_without_noise": 95, "zedx_without_latency": 71}
     assert "defm-rl adapt runs/one sensors=[zedx]" in row("zedx", **seen)["advice"]
