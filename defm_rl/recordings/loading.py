@@ -165,11 +165,15 @@ def _check_format(unit: Unit | None, max_depth_m: float | None) -> None:
 
 
 def _metres(part: Part, limit: int | None, unit: Unit | None, max_depth_m: float | None) -> list[NDArray[np.float32]]:
-    """What a part holds, in metres: arrays (N, H, W)."""
+    """What a part holds, in metres: arrays (N, H, W); frames that see something, where those chosen see nothing."""
     videos = [as_metres(video, unit or part.unit, max_depth_m) for video in part.read(limit)]
-    if not any(video.any() for video in videos):
+    if any(video.any() for video in videos):
+        return videos
+    if limit is None:
         raise RecordingError("sees nothing: every pixel is a hole.")
-    return videos
+    # Cameras that warm up see nothing at first, and a small limit takes the first frames.
+    whole = _metres(part, None, unit, max_depth_m)
+    return spread([frame[None] for video in whole for frame in video if frame.any()], limit)
 
 
 def as_metres(video: NDArray[Any], unit: Unit | None, max_depth_m: float | None = None) -> NDArray[np.float32]:

@@ -281,6 +281,22 @@ def test_what_a_robots_policy_wrote_is_a_recording(tmp_path):
         load_recording(f"{tmp_path / 'last.npz'}#front", (4, 8))
 
 
+def test_cameras_that_warm_up_are_read_whatever_the_limit(tmp_path):
+    for index in range(4):
+        np.save(tmp_path / f"{index}.npy", np.concatenate([np.zeros_like(MM[:1]), MM]))
+    loaded = load_recording(tmp_path, (4, 8))
+    assert loaded.problems == []
+    assert all(frame.any() for frame in loaded.originals)
+    for limit in (1, 4, 8):
+        frames = [frame.depth for frame in read_frames(tmp_path, limit=limit)]
+        assert len(frames) == len(load_recording(tmp_path, (4, 8), limit=limit).frames) == limit
+        assert np.any(frames)
+    np.save(tmp_path / "2.npy", np.zeros_like(MM))
+    with pytest.raises(RecordingError, match=r"2\.npy: sees nothing"):
+        list(read_frames(tmp_path, limit=4))
+    assert len(load_recording(tmp_path, (4, 8), limit=4).problems) == 1
+
+
 def test_a_missing_reader_says_its_extra(tmp_path, monkeypatch):
     import sys
 
