@@ -12,7 +12,7 @@ from defm_rl.probes.features import Frames
 from defm_rl.probes.segmentation import IGNORED
 from defm_rl.recordings import RecordingError, huggingface, read_frames, spread
 from defm_rl.recordings.files import depth_files
-from defm_rl.recordings.loading import as_metres, fitted
+from defm_rl.recordings.loading import as_metres, fitted, shares
 
 TEST_SHARE = 0.3
 _TRAIN, _TEST = ("train",), ("test", "validation", "val")
@@ -98,7 +98,7 @@ def read_folder(
         folder: The folder.
         unit: See `defm_rl.recordings.load_recording`.
         max_depth_m: See there.
-        limit: No more frames than this, evenly spread over the classes.
+        limit: No more frames than this, evenly spread over the classes and their files, but two of each class.
         seed: Of the split.
 
     Raises:
@@ -108,7 +108,8 @@ def read_folder(
     test = _first_folder(folder, _TEST)
     if train is not None and test is not None:
         parts = [_read_part(part, unit, max_depth_m, None if limit is None else limit // 2) for part in (train, test)]
-        if parts[0].classes != parts[1].classes:
+        # Classes of pixels are numbers, of which a split need not hold the highest.
+        if any(part.masks is None for part in parts) and parts[0].classes != parts[1].classes:
             odd = ", ".join(sorted(set(parts[0].classes) ^ set(parts[1].classes)))
             raise RecordingError(f"{train} and {test} must have the same classes; only one of them has {odd}.")
         return _joined(folder.name, parts[0], parts[1])
@@ -143,8 +144,9 @@ def _read_part(folder: Path, unit: Unit | None, max_depth_m: float | None, limit
     labels: list[int] = []
     groups: list[int] = []
     for label, place in enumerate(classes):
-        for file in spread(depth_files(place), share):
-            found = [frame.depth for frame in read_frames(file, unit=unit, max_depth_m=max_depth_m, limit=share)]
+        files = spread(depth_files(place), share)
+        for file, count in zip(files, shares(share, len(files)), strict=True):
+            found = [frame.depth for frame in read_frames(file, unit=unit, max_depth_m=max_depth_m, limit=count)]
             frames += found
             labels += [label] * len(found)
             groups += [groups[-1] + 1 if groups else 0] * len(found)
@@ -196,7 +198,8 @@ def _joined(name: str, train: _Part, test: _Part) -> LabelledDepth:
         size = (train.masks.shape[1], train.masks.shape[2])
         masks = np.concatenate([train.masks, fitted(test.masks, size)])
         frames = [fitted(frame[None], size)[0] for frame in frames]
-    part = _Part(frames, train.classes, np.concatenate([train.labels, test.labels]), np.arange(len(frames)), masks)
+    classes = max(train.classes, test.classes, key=len)  # numbered ones differ where a split lacks the highest
+    part = _Part(frames, classes, np.concatenate([train.labels, test.labels]), np.arange(len(frames)), masks)
     return _as_labelled(name, part, held)
 
 

@@ -72,7 +72,7 @@ def read_frames(
     """
     _check_format(unit, max_depth_m)
     chosen = spread(find_parts(source), limit)
-    counts = _shares(limit, len(chosen))
+    counts = shares(limit, len(chosen))
     for part, count in zip(chosen, counts, strict=True):
         try:
             number = 0
@@ -132,8 +132,8 @@ def load_recording(
     return Recording(spread(np.concatenate(videos), limit), len(read), found_wrong, originals[:SHOWN])
 
 
-def _shares(limit: int | None, parts: int) -> list[int | None]:
-    """How many frames each part gives, so that all together are `limit`."""
+def shares(limit: int | None, parts: int) -> list[int | None]:
+    """How many frames each part gives, so that all together are `limit`; None for all of them."""
     if limit is None:
         return [None] * parts
     return [limit * (index + 1) // parts - limit * index // parts for index in range(parts)]
