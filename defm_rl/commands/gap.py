@@ -44,7 +44,7 @@ class Settings:
     """What can be set besides the experiment's own keys, such as encoder and env.level."""
 
     sensors: Any = "all"  # or a list of names
-    frames: int = 256  # of different scenes
+    frames: int = 256  # of the episodes of up to 32 environments
     first_layout: int = 2_000_000  # layouts are numbered
     recorded: str | None = None  # recorded depth: files or a folder of them, a ROS bag, a LeRobot dataset, ...
     recorded_unit: Any = None  # m, mm, or the metres of one count, such as 0.0001; needed for 8-bit images

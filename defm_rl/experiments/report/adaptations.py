@@ -75,7 +75,7 @@ def feature_gaps(
     Both are held against what the policy's own encoder makes of the same frames, seen ideally.
 
     Returns:
-        By sensor: cosine_before, cosine_after (1: the same), shift_before, shift_after (1: as far as two scenes).
+        By sensor: cosine_before, cosine_after (1: the same), shift_before, shift_after (1: as far as two frames).
 
     Raises:
         ConfigError: Where the adaptation is not this policy's.

@@ -22,7 +22,7 @@ class Gap(TypedDict):
     hole_share: share of the pixels without depth.
     cosine: mean cosine similarity of the features of each frame, seen by the camera and ideally.
     cka: linear CKA of the features, seen by the camera and ideally.
-    shift: how far a frame's features move, 1 being as far as those of two different scenes are apart.
+    shift: how far a frame's features move, 1 being as far as those of two ideal frames are apart.
     nearest_cosine: how similar a frame's standardized features are to the nearest of ideal frames of other scenes.
     mmd: squared maximum mean discrepancy to ideal frames of other scenes.
     mmd_to_recorded: the same to the recorded frames, where there are any, the camera having their range.
@@ -53,7 +53,7 @@ def feature_gap(
     """Compares what simulated sensors, and recorded frames, do to features with the features of ideal frames.
 
     Paired figures compare the same frames with and without the sensor's noise (latency and frame rate do not show in
-    single frames). Figures of whole sets compare the second half of the scenes, seen by the camera, with the first
+    single frames). Figures of whole sets compare the second half of the frames, seen by the camera, with the first
     half, seen ideally: so "ideal" has figures too, those of nothing but other scenes, to hold the others against.
 
     To be held against recorded frames, every camera gets the range of these: how far cameras see would else decide
@@ -61,7 +61,7 @@ def feature_gap(
 
     Args:
         encode: Features of (N, H, W) metres.
-        ideal: Ideal frames of different scenes, (N, H, W) metres, at least four.
+        ideal: Ideal frames, (N, H, W) metres, at least four; those of one scene next to each other.
         sensors: Names of simulated sensors.
         recorded: Recorded frames, (M, H, W) metres, at least two. They have no ideal counterparts.
         seed: Of the sensors' noise.
@@ -197,12 +197,12 @@ def distances_to(
 
     As `mmd2`, but with one kernel for all: its width is the median distance between rows of the recorded frames and of
     all candidates. By how much a candidate is farther than the nearest one has a percentile bootstrap of 95 %, over the
-    recorded frames and over the scenes, which are the same for all candidates; pairs of one frame with its own copy do
-    not count.
+    recorded frames and over the candidates' frames, which are of the same scenes for all; pairs of one frame with its
+    own copy do not count. Frames count as independent, which makes intervals narrow where several are of one scene.
 
     Args:
         recorded: (frames, channels), at least two frames.
-        candidates: (scenes, channels) by name, of the same scenes.
+        candidates: (frames, channels) by name, of the same frames.
         resamples: Of the bootstrap.
         seed: Of the bootstrap.
     """

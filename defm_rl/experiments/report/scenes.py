@@ -17,6 +17,7 @@ from defm_rl.experiments.report.features import Gap, feature_gap, nearest_to_rec
 from defm_rl.experiments.report.recorded import Recording, load_recorded
 from defm_rl.experiments.tasks import IDEAL, Ability, make_task
 from defm_rl.observations import as_array
+from defm_rl.recordings import spread
 from defm_rl.sensors import simulate
 
 MIN_FRAMES = 8
@@ -60,6 +61,9 @@ class EncoderReport:
 def scene_frames(config: Config, frames: int, first_layout: int) -> NDArray[np.float32]:
     """Ideal depth of numbered layouts, driven through by random actions; (frames, H, W) metres.
 
+    Frames of one environment are next to each other, so that both halves are of different layouts. An environment gives
+    several of each of its episodes, a few control steps apart.
+
     Raises:
         ConfigError: For too few frames to say anything.
         ValueError: For a setting that the task refuses.
@@ -81,7 +85,8 @@ def scene_frames(config: Config, frames: int, first_layout: int) -> NDArray[np.f
             taken.append(as_array(observations[camera])[:, 0])
     finally:
         env.close()
-    return np.concatenate(taken)[:frames].astype(np.float32)
+    by_environment = np.argsort(np.arange(frames) % num_envs, kind="stable")
+    return np.concatenate(taken)[by_environment].astype(np.float32)
 
 
 def recorded_frames(
@@ -129,7 +134,7 @@ def report_encoder(
     gaps: list[Gap] = feature_gap(encode, ideal, sensors, None if recorded is None else recorded.frames, seed=seed)
     scene = _most_telling(ideal)
     shown = {name: simulate(scene[None], name, seed=seed).numpy()[0] for name in dict.fromkeys(("ideal", *sensors))}
-    pairs, far_m = _pictures(encoder, [ideal[:64]], shown, scene)
+    pairs, far_m = _pictures(encoder, [spread(ideal, 64)], shown, scene)
     recorded_pairs, recorded_far_m = None, 1.0
     if recorded is not None:
         # Recorded frames need neither the task's size nor its range, and features of other places: all are their own.
