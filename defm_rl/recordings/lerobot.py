@@ -17,6 +17,7 @@ from defm_rl.recordings import files
 from defm_rl.recordings.base import Part, RecordingError, below, needed, spread_indices
 
 _LAST_CODE = 4095
+_LAST_OF_16_BITS = 65535
 _QUANTIZED = {"depth_min": 0.01, "depth_max": 10.0, "shift": 3.5, "use_log": True}
 """LeRobot's defaults, where a dataset has 12-bit video and does not say."""
 
@@ -76,7 +77,10 @@ def _image(row: Any, folder: Path) -> NDArray[Any]:
     if isinstance(row, dict):
         return files.picture(row["bytes"] or (folder / row["path"]).read_bytes())
     array = np.asarray(row)
-    return array.astype(np.uint16) if array.dtype.kind == "i" else array.astype(np.float32)
+    if array.dtype.kind not in "iu":
+        return array.astype(np.float32)
+    # Lists do not say of which type their numbers were; those of 16 bits have a hole at their type's largest.
+    return array.astype(np.uint16) if array.min() >= 0 and array.max() <= _LAST_OF_16_BITS else array
 
 
 def _video_reader(file: Path, info: Mapping[str, Any]) -> Callable[[int | None], list[NDArray[Any]]]:

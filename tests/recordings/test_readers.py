@@ -183,6 +183,15 @@ def test_lerobot_arrays(tmp_path):
     check(lerobot(tmp_path / "set", feature, [frame[..., None].tolist() for frame in MM], "observation.depth"))
 
 
+def test_lerobot_arrays_of_more_than_16_bits(tmp_path):
+    feature = {"dtype": "int32", "shape": [4, 8, 1]}
+    counts = MM.astype(np.int32) * 50  # of 0.02 mm, to 95,000
+    counts[0, 0, 1] = -1
+    expected = np.where(counts > 0, counts * np.float32(2e-5), 0)
+    rows = [frame[..., None].tolist() for frame in counts]
+    check(lerobot(tmp_path / "set", feature, rows, "observation.depth"), expected, unit=2e-5)
+
+
 def write_video(path, codes, pix_fmt="gray12le"):
     import av
 
