@@ -142,7 +142,7 @@ def draw_settings(base: Path, file: Path) -> None:
         for index, sensor in enumerate(SENSORS):
             line = [100 * found[sensor].mean() for found in choices.values() if sensor in found]
             axes.plot(range(len(line)), line, style, color=f"C{index}", label=sensor)
-        axes.set_xticks(range(len(choices)), choices, rotation=25)
+        axes.set_xticks(range(len(choices)), choices, rotation=25, ha="right", rotation_mode="anchor")
         axes.set_xlim(-0.5, len(choices) - 0.5)
         axes.set_title(title, fontsize=10)
         axes.set_ylim(0, 105)
