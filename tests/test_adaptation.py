@@ -167,12 +167,9 @@ def test_what_was_interrupted_goes_on_to_the_same_weights_and_leaves_no_file_bef
             adapt(parent, frames, ["stereo"], settings=settings, checkpoint=checkpoint, **QUIET)
     assert [path.name for path in tmp_path.iterdir()] == ["under_way.partial"]
     others = dataclasses.replace(frames, depth_mm=frames.depth_mm + np.uint16(1))
-    simulated = dataclasses.replace(frames, source="task, by=both")
     for given, camera, kwargs in (
         (frames, "zedx", {}),
         (others, "stereo", {}),
-        (simulated, "stereo", {}),
-        (frames, "stereo", {"standardization": "all"}),
         (frames, "stereo", {"standardization": Standardization(torch.zeros(416), torch.ones(416))}),
     ):
         with pytest.raises(ValueError, match="other settings, frames or weights"):

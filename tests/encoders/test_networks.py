@@ -297,7 +297,7 @@ class TestGraphs:
     """Exported, compiled and traced networks do what the network does."""
 
     @pytest.mark.parametrize("name", ALL)
-    @pytest.mark.sweep(3)
+    @pytest.mark.sweep(6)
     def test_export_with_any_batch(self, name: str) -> None:
         net = random_network(name)
         program = torch.export.export(net, (images(net),), dynamic_shapes=({0: torch.export.Dim("batch")},))
@@ -306,7 +306,7 @@ class TestGraphs:
             assert_same(program.module()(x), net(x))
 
     @pytest.mark.parametrize("name", ALL)
-    @pytest.mark.sweep(7)
+    @pytest.mark.sweep(12)
     def test_compiles_without_graph_breaks(self, name: str) -> None:
         net = random_network(name)
         torch._dynamo.reset()

@@ -118,7 +118,7 @@ def test_some_episodes_are_driven_by_the_policy_almost_alone_and_others_far_from
         return real(self, actions)
 
     monkeypatch.setattr(frames._Recorder, "step", step)
-    frames.task_frames(config, 32 * 20, watched, encoder, by="policy", num_envs=32)
+    frames.task_frames(config, 16 * 8, watched, encoder, by="policy", num_envs=16)
     moved = np.abs(np.array(watched.taken) - watched.meant).mean((0, 2))  # each episode, of actions of -1 to 1
     assert moved.min() < 0.01
     assert np.median(moved) < 0.2 < moved.max()
@@ -213,6 +213,7 @@ def test_a_network_inside_the_policy_is_adapted_too(kind, tmp_path):
         check_adaptation(Run(folder), file, own.network)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("sensor", "warned"), [("stereo", True), ("zedx_without_noise", False)])
 def test_a_policy_that_was_trained_with_noise_is_warned_of(sensor, warned, frozen, tmp_path, caplog):
     folder = tmp_path / "run"
