@@ -103,8 +103,10 @@ class Frames:
     @property
     def sha256(self) -> str:
         """Which they are: by their source, or else by every pixel."""
-        parts = [self.source.encode()] if self.source else [self.depth_mm, self.scenes, self.views]
-        return _sha256(*parts)
+        if self.source:
+            return hashlib.sha256(self.source.encode()).hexdigest()
+        arrays = {"depth_mm": self.depth_mm, "scenes": self.scenes, "views": self.views}
+        return tensors_sha256({name: torch.from_numpy(array) for name, array in arrays.items()})
 
     def metres(self, index: NDArray[np.int64] | slice, device: torch.device) -> Tensor:
         """(B, H, W) float32 metres of some frames."""
@@ -352,7 +354,8 @@ def adapt(
         "settings": {**asdict(settings), "parts": _listed(settings.parts)},
         "trained_parameters": sum(p.numel() for p in work.parameters),
     }
-    return work.run(record, checkpoint, progress)
+    made_of = "" if checkpoint is None else _made_of(record, [frames, *(pairs or ())], standardization)
+    return work.run(record, checkpoint, made_of, progress)
 
 
 def lost_shares(frames: Frames, sensor: str | Sensor) -> dict[int, float]:
@@ -392,7 +395,6 @@ class _Work:
         self.optimizer = torch.optim.Adam(self.parameters, lr=settings.learning_rate)
         features = _encode_all(teacher, frames, device)
         width = features.shape[1]
-        named = standardization if isinstance(standardization, str) else None
         if isinstance(standardization, str):
             standardization = Standardization.of(features, standardization)
         self.standard = standardization.to(device)
@@ -418,10 +420,6 @@ class _Work:
         self.trained = tuple(self.sources)
         self.sources.setdefault(IDEAL, (simulated, make_sensor(IDEAL)))
         self.sources |= {name: (simulated, sensor) for name, sensor in others.items()}
-        given = [frames, *(pairs or ())]
-        statistics = _sha256(*(x.cpu().numpy() for x in (self.standard.mean, self.standard.std)))
-        # Statistics of the frames' own features are as these frames are.
-        self.made_of = [*(part.sha256 for part in given), named or statistics, self.standard.clip]
         self.step, self.seconds_before = 0, 0.0
         self.curve: list[dict[str, float]] = []
         self.best: tuple[float, dict[str, Tensor]] = (math.inf, {})
@@ -439,9 +437,8 @@ class _Work:
         by_steps = self.step / self.settings.steps if self.settings.steps else 0.0
         return min(max(by_time, by_steps), 1.0)
 
-    def run(self, record: dict[str, Any], checkpoint: Path | None, progress: bool) -> Adapted:
+    def run(self, record: dict[str, Any], checkpoint: Path | None, made_of: str, progress: bool) -> Adapted:
         """Trains to the end; the best weights, and the record with what came of it."""
-        made_of = _sha256(json.dumps({**record, "made_of": self.made_of}, sort_keys=True).encode())
         if checkpoint is not None and checkpoint.exists():
             self._resume(checkpoint, made_of)
         else:
@@ -726,11 +723,14 @@ def _losses(row: Mapping[str, float]) -> dict[str, float]:
     return {name: round(value, 5) for name, value in row.items() if name not in ("step", "seconds")}
 
 
-def _sha256(*parts: bytes | NDArray[Any]) -> str:
-    digest = hashlib.sha256()
-    for part in parts:
-        digest.update(part if isinstance(part, bytes) else np.ascontiguousarray(part).data)
-    return digest.hexdigest()
+def _made_of(record: Mapping[str, Any], given: Sequence[Frames], standardization: Standardization | str) -> str:
+    """Which adaptation a checkpoint is of: by its record, its frames, and how the policy sees features."""
+    seen: Any = standardization  # statistics of the frames' own features are as these frames are
+    if isinstance(standardization, Standardization):
+        statistics = {"mean": standardization.mean, "std": standardization.std}
+        seen = [tensors_sha256(statistics), standardization.clip]
+    content = {**record, "given": [frames.sha256 for frames in given], "standardization": seen}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def _listed(parts: str | Sequence[str]) -> str | list[str]:

@@ -147,7 +147,7 @@ def _played(chosen: Settings, config: Any, policy: Any = None, encoder: DepthEnc
     found = task_frames(
         config, count, policy, encoder, by=by, seed=chosen.seed, num_envs=1, every=_STEPS_BETWEEN, noise=0.0
     )
-    first = np.flatnonzero(found.views == 0)[: chosen.frames]
+    first = np.flatnonzero(found.views == 0)
     depth = found.metres(first, torch.device("cpu")).numpy()
     return [Frame(image, f"step {index}") for image, index in zip(depth, itertools.count(0, _STEPS_BETWEEN))]
 

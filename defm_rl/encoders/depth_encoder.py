@@ -280,7 +280,7 @@ class DepthEncoder(nn.Module):
         return new
 
     def _mark(self) -> None:
-        """Marks what is trained: optimizers, handed a flat list of parameters, tell the encoder's apart by this."""
+        """Marks the network's weights: optimizers, handed a flat list of parameters, tell them apart by this."""
         for parameter in self.net.parameters():
             parameter.is_defm_encoder = True  # type: ignore[attr-defined]
 

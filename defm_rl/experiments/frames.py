@@ -106,7 +106,7 @@ def task_frames(
     rng = np.random.default_rng(seed)
     low, high = env.single_action_space.low, env.single_action_space.high  # type: ignore[attr-defined]
     shape = (env.num_envs, *low.shape)
-    levels = noise * _noise_levels(rng, env.num_envs)
+    levels = _noise_levels(rng, env.num_envs)
     bar = progress_bar(total=count, unit="frame", desc="collecting", leave=False)
     try:
         observations, _ = seen.reset(seed=environments.training_seed(seed, _SEED_STEPS))
@@ -115,13 +115,13 @@ def task_frames(
         while recorder.count < count:
             actions = rng.uniform(low, high, shape)
             if policy is not None and by != "random":
-                level = levels.reshape(-1, *[1] * low.ndim)
+                level = noise * levels.reshape(-1, *[1] * low.ndim)
                 driven = policy.act(observations) + rng.normal(0, _NOISE, shape) * level * (high - low) / 2
                 draws = rng.random(level.shape) < _RANDOM_SHARE * level if by == "both" else False
                 actions = np.where(draws, actions, np.clip(driven, low, high))
             observations, _, terminated, truncated, _ = seen.step(actions.astype(np.float32))
             ended = np.logical_or(terminated, truncated)
-            levels[ended] = noise * _noise_levels(rng, ended.sum())
+            levels[ended] = _noise_levels(rng, ended.sum())
             if policy is not None:
                 policy.reset(ended)
             bar.update(recorder.count - bar.n)

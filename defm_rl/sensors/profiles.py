@@ -135,7 +135,7 @@ class Ideal(Sensor):
         return depth
 
     def _everywhere(self) -> Sensor:
-        return replace(self, min_depth_m=0.0, max_depth_m=math.inf)
+        return self.ranged(0.0, math.inf)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,7 +171,7 @@ class Redwood(Sensor):
         return op.choose(depth, op.MORE_THAN_0, self.max_depth_m, seen)
 
     def _everywhere(self) -> Sensor:
-        return replace(self, min_depth_m=0.0, max_depth_m=math.inf)
+        return self.ranged(0.0, math.inf)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -152,9 +152,9 @@ make_trainer = SB3Trainer
 
 def _load_parameters(model: BaseAlgorithm, path: Path) -> None:
     """What a saved model has learned; its settings stay behind."""
-    model.set_parameters(str(path), device=model.device)
-    # That leaves out what belongs to no network: SAC's entropy coefficient, where it is learned.
-    _, _, variables = load_from_zip_file(path, load_data=False, device=model.device)
+    _, parameters, variables = load_from_zip_file(path, load_data=False, device=model.device)
+    model.set_parameters(parameters, device=model.device)
+    # These leave out what belongs to no network: SAC's entropy coefficient, where it is learned.
     for name, value in (variables or {}).items():
         recursive_setattr(model, f"{name}.data", value.data)  # the optimizer holds this very tensor
 
